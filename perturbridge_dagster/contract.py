@@ -1,0 +1,558 @@
+"""The harmonized schema and every table the platform writes, said once.
+
+Great Expectations suites, Arrow schemas of written files, the data dictionary and the column schemas in the Dagster UI all derive
+from the tables below. Belongs here: fields, their types, units, meanings and allowed values. Does not belong here: code that
+checks data (``quality/``) or writes it (``written.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CONTRACT_VERSION = "1.0"
+"""Version of this contract. A change of the first number breaks readers; of the second adds nullable fields."""
+
+Type = Literal["string", "bool", "int32", "int64", "float32", "float64"]
+CheckFamily = Literal["schema", "identity", "chemistry", "dose_time", "controls", "counts"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of a written table.
+
+    Attributes
+    ----------
+    name, type, meaning
+        Column name, Arrow type name and one sentence on what a value says.
+    unit
+        Unit of a number (``µM``, ``h``, ``log2``, ``counts``), or None.
+    nullable
+        Whether a value may be missing. Missing values are nulls, never sentinels.
+    allowed
+        Closed vocabulary of a string field; empty means open.
+    pattern
+        Regular expression that every value matches.
+    minimum, maximum
+        Inclusive bounds of a number.
+    unique
+        Whether a value occurs at most once in a table.
+    family
+        The check family that judges the field on harmonized samples.
+    """
+
+    name: str
+    type: Type
+    meaning: str
+    unit: str | None = None
+    nullable: bool = False
+    allowed: tuple[str, ...] = ()
+    pattern: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    unique: bool = False
+    family: CheckFamily = "schema"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A written table: its name, what a row is, and its fields in file order."""
+
+    name: str
+    meaning: str
+    fields: tuple[Field, ...]
+
+    def __iter__(self) -> Iterator[Field]:
+        return iter(self.fields)
+
+    def __getitem__(self, name: str) -> Field:
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise KeyError(f"table {self.name} has no field {name}; it has {', '.join(self.names)}")
+
+    @property
+    def names(self) -> list[str]:
+        """Field names in file order."""
+        return [field.name for field in self.fields]
+
+    def arrow_schema(self) -> pa.Schema:
+        """Arrow schema of the table; unit and meaning travel as field metadata."""
+        import pyarrow as pa
+
+        types = {"string": pa.string(), "bool": pa.bool_()} | {
+            name: getattr(pa, name)() for name in ("int32", "int64", "float32", "float64")
+        }
+        return pa.schema(
+            [
+                pa.field(
+                    field.name,
+                    types[field.type],
+                    nullable=field.nullable,
+                    metadata={"meaning": field.meaning} | ({"unit": field.unit} if field.unit else {}),
+                )
+                for field in self.fields
+            ]
+        )
+
+
+CELL_CONTEXT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+SOURCE_FILES = Table(
+    "source_files",
+    "One native file of a dataset, as it was when it was recorded.",
+    (
+        Field("dataset", "string", "Dataset id."),
+        Field("role", "string", "What the file is, in the words of the registry."),
+        Field("name", "string", "File, relative to the folder of the dataset.", unique=True),
+        Field("bytes", "int64", "Size.", unit="bytes", minimum=0),
+        Field("modified_ns", "int64", "Modification time.", unit="ns since 1970"),
+        Field("sha256", "string", "SHA-256 of the file.", pattern=r"^[0-9a-f]{64}$"),
+    ),
+)
+
+HARMONIZED_OBS = Table(
+    "harmonized_obs",
+    "One harmonized sample: a well, or the sum of the cells of one well, perturbagen and cell context.",
+    (
+        Field("sample_id", "string", "Key of the sample, unique in the dataset.", unique=True, family="identity"),
+        Field("dataset", "string", "Dataset id of the registry.", family="identity"),
+        Field("plate", "string", "Plate on which the sample was measured; the blocking factor of the fit."),
+        Field("well", "string", "Well, in the words of the source.", nullable=True),
+        Field(
+            "cell_type",
+            "string",
+            "Cell-context id: Cellosaurus accession (CVCL_…), Cell Ontology id (CL_…), or the source's name where neither exists.",
+            pattern=CELL_CONTEXT_PATTERN,
+            family="identity",
+        ),
+        Field("source_cell_context", "string", "Cell context as the source names it.", family="identity"),
+        Field("perturbagen", "string", "Compound as the source names it.", family="identity"),
+        Field("source_perturbagen_id", "string", "Identifier of the compound at the source.", nullable=True, family="identity"),
+        Field("pert_type", "string", "Kind of perturbagen.", allowed=("compound", "genetic", "biologic", "physical")),
+        Field("is_control", "bool", "Whether the sample is a vehicle control.", family="controls"),
+        Field("pert_dose_uM", "float64", "Dose; 0 for controls.", unit="µM", minimum=0, maximum=1e6, family="dose_time"),
+        Field("pert_time_h", "float64", "Time from treatment to measurement.", unit="h", minimum=0, maximum=1e4, family="dose_time"),
+        Field("pubchem_cid", "int64", "PubChem compound id; null where none is known.", nullable=True, minimum=1, family="chemistry"),
+        Field(
+            "pubchem_cid_source",
+            "string",
+            "How the PubChem id was found.",
+            nullable=True,
+            allowed=("curated", "source", "inchikey", "smiles", "name"),
+            family="chemistry",
+        ),
+        Field(
+            "inchikey",
+            "string",
+            "InChIKey of the compound.",
+            nullable=True,
+            pattern=r"^[A-Z]{14}-[A-Z]{10}-[A-Z]$",
+            family="chemistry",
+        ),
+        Field("smiles", "string", "SMILES of the compound as the source gives it.", nullable=True, family="chemistry"),
+        Field(
+            "parent_key",
+            "string",
+            "First block of the InChIKey of the salt-stripped parent structure; equal for salts and hydrates of one drug.",
+            nullable=True,
+            pattern=r"^[A-Z]{14}$",
+            family="chemistry",
+        ),
+        Field("suspension_type", "string", "What was measured.", allowed=("cell", "nucleus", "na")),
+        Field("tissue", "string", "Tissue of origin of the cell context.", nullable=True),
+        Field("tissue_type", "string", "Always cell culture.", allowed=("cell culture",)),
+        Field("disease", "string", "Disease of the donor; normal for healthy material.", nullable=True),
+        Field("assay", "string", "Name of the assay."),
+        Field("development_stage", "string", "Age of the donor in words.", nullable=True),
+        Field("organism", "string", "Species.", allowed=("human",)),
+        Field("sex", "string", "Sex of the donor.", nullable=True, allowed=("male", "female", "unknown")),
+        Field("self_reported_ethnicity", "string", "In the source's words; not comparable across datasets.", nullable=True),
+        Field("library", "string", "Sequencing library.", nullable=True),
+        Field("stimulation", "string", "Stimulation beside the compound.", nullable=True),
+        Field("guide", "string", "Guide of a genetic screen; reserved.", nullable=True),
+        Field(
+            "psbulk_cells", "int64", "Cells summed into the sample; null for bulk.", unit="cells", nullable=True, minimum=1, family="counts"
+        ),
+        Field(
+            "psbulk_counts",
+            "int64",
+            "Total counts of the sample; null for intensities.",
+            unit="counts",
+            nullable=True,
+            minimum=1,
+            family="counts",
+        ),
+    ),
+)
+
+HARMONIZED_VAR = Table(
+    "harmonized_var",
+    "One gene of a harmonized dataset.",
+    (
+        Field("ensembl_id", "string", "Ensembl gene id without version.", unique=True, pattern=r"^ENSG\d{11}$", family="identity"),
+        Field("symbol", "string", "Gene symbol, for display.", nullable=True),
+        Field("source_gene_id", "string", "Gene as the source names it; several joined by ; where merged.", family="identity"),
+        Field("is_merged", "bool", "Whether several source genes were summed into this one."),
+    ),
+)
+
+STRATA = Table(
+    "strata",
+    "One stratum: the samples that one limma fit sees.",
+    (
+        Field("dataset", "string", "Dataset id."),
+        Field("stratum", "string", "Stratum id, unique in the dataset.", unique=True, pattern=CELL_CONTEXT_PATTERN),
+        Field("cell_type", "string", "Cell-context id.", pattern=CELL_CONTEXT_PATTERN),
+        Field("source_cell_context", "string", "Cell context as the source names it."),
+        Field("n_samples", "int64", "Samples.", unit="samples", minimum=1),
+        Field("n_treated", "int64", "Treated samples.", unit="samples", minimum=0),
+        Field("n_controls", "int64", "Vehicle controls.", unit="samples", minimum=0),
+        Field("n_conditions", "int64", "Distinct perturbagen × dose × time.", minimum=0),
+        Field("n_perturbagens", "int64", "Distinct treated perturbagens.", minimum=0),
+        Field("n_plates", "int64", "Plates.", minimum=1),
+        Field("n_genes", "int64", "Genes.", minimum=1),
+        Field("file", "string", "File of the stratum, relative to the output folder."),
+        Field("checksum", "string", "SHA-256 of the canonical content of the stratum.", pattern=r"^[0-9a-f]{64}$"),
+    ),
+)
+
+RECONCILIATION = Table(
+    "reconciliation",
+    "One step from source rows to harmonized samples: what a rule dropped, and what was left.",
+    (
+        Field("step", "int64", "Order of the step.", minimum=0),
+        Field("axis", "string", "What is counted.", allowed=("cells", "samples", "genes")),
+        Field("rule", "string", "The rule in words."),
+        Field("n_in", "int64", "Rows before.", minimum=0),
+        Field("n_dropped", "int64", "Rows dropped, or merged into others, by the rule.", minimum=0),
+        Field("n_out", "int64", "Rows after.", minimum=0),
+    ),
+)
+
+CONTRASTS = Table(
+    "contrasts",
+    "One contrast: a treated condition against the vehicle controls of the same time in the same stratum.",
+    (
+        Field("contrast", "int32", "Row of the contrast in the stratum.", minimum=0, unique=True),
+        Field("dataset", "string", "Dataset id."),
+        Field("stratum", "string", "Stratum id."),
+        Field("cell_type", "string", "Cell-context id."),
+        Field("perturbagen", "string", "Compound as the source names it."),
+        Field("pubchem_cid", "int64", "PubChem compound id.", nullable=True, minimum=1),
+        Field("parent_key", "string", "Key of the salt-stripped parent structure.", nullable=True),
+        Field("pert_dose_uM", "float64", "Dose.", unit="µM", minimum=0),
+        Field("pert_time_h", "float64", "Time.", unit="h", minimum=0),
+        Field("control", "string", "Perturbagen name of the vehicle it is compared with."),
+        Field("sample_id", "string", "The replicate, where each replicate is fitted alone.", nullable=True),
+        Field("plate", "string", "Plate of the replicate, where each replicate is fitted alone.", nullable=True),
+        Field("well", "string", "Well of the replicate, where each replicate is fitted alone.", nullable=True),
+        Field("n_treated", "int64", "Treated samples of the contrast.", unit="samples", minimum=1),
+        Field("n_controls", "int64", "Control samples of the contrast.", unit="samples", minimum=1),
+        Field("n_plates", "int64", "Plates that the treated samples lie on.", minimum=1),
+        Field("estimable", "bool", "Whether condition and controls lie in one connected component of conditions and plates."),
+        Field("n_significant", "int64", "Genes with adjusted P below 0.05 within the contrast.", unit="genes", minimum=0),
+        Field("mean_abs_t", "float64", "Mean absolute moderated t over genes.", nullable=True, minimum=0),
+    ),
+)
+
+GENES = Table(
+    "genes",
+    "One tested gene of a stratum, with what the fit knows of it apart from any contrast.",
+    (
+        Field("gene", "int32", "Column of the gene in the stratum.", minimum=0, unique=True),
+        Field("ensembl_id", "string", "Ensembl gene id.", unique=True),
+        Field("symbol", "string", "Gene symbol.", nullable=True),
+        Field("AveExpr", "float64", "Mean log2 expression over samples.", unit="log2", nullable=True),
+        Field("sigma", "float64", "Residual standard deviation.", unit="log2", nullable=True, minimum=0),
+        Field("s2_post", "float64", "Moderated residual variance.", unit="log2²", nullable=True, minimum=0),
+        Field("df_residual", "float64", "Residual degrees of freedom.", nullable=True, minimum=0),
+        Field("df_total", "float64", "Degrees of freedom of the moderated t.", nullable=True, minimum=0),
+        Field("support", "int64", "Samples at or above the filter's cut-off; null without a filter.", nullable=True, minimum=0),
+    ),
+)
+
+EFFECTS = Table(
+    "effects",
+    "One contrast × gene; rows lie in tiles of contrasts × genes. Null where the contrast is not estimable for the gene.",
+    (
+        Field("contrast", "int32", "Row of the contrast in the stratum.", minimum=0),
+        Field("gene", "int32", "Column of the gene in the stratum.", minimum=0),
+        Field("logFC", "float32", "Treated minus control.", unit="log2", nullable=True),
+        Field("t", "float32", "Moderated t.", nullable=True),
+        Field("log10_p", "float32", "log10 of the P value.", nullable=True, maximum=0),
+        Field("log10_adj_p_within", "float32", "log10 of the P value adjusted within the contrast (BH).", nullable=True, maximum=0),
+        Field("log10_adj_p_across", "float32", "log10 of the P value adjusted across the stratum (BH).", nullable=True, maximum=0),
+    ),
+)
+
+MATCHED_CONDITIONS = Table(
+    "matched_conditions",
+    "One pair of conditions of two datasets with the same compound, cell context and time, nearest to each other in dose.",
+    (
+        Field("pubchem_cid", "int64", "PubChem compound id.", minimum=1),
+        Field("cell_type", "string", "Cell-context id."),
+        Field("pert_time_h", "float64", "Time.", unit="h"),
+        Field("left_pert_dose_uM", "float64", "Dose in the left dataset.", unit="µM"),
+        Field("right_pert_dose_uM", "float64", "Dose in the right dataset.", unit="µM"),
+        Field("left_row", "int64", "Position in the left conditions.", minimum=0),
+        Field("right_row", "int64", "Position in the right conditions.", minimum=0),
+        Field("log10_dose_gap", "float64", "Absolute difference of log10 doses.", minimum=0),
+        Field("left_dataset", "string", "Left dataset."),
+        Field("right_dataset", "string", "Right dataset."),
+        Field("left_stratum", "string", "Stratum of the left contrast."),
+        Field("right_stratum", "string", "Stratum of the right contrast."),
+        Field("left_contrast", "int32", "Left contrast in its stratum."),
+        Field("right_contrast", "int32", "Right contrast in its stratum."),
+    ),
+)
+
+_AGREEMENT_METRICS = (
+    Field("n_genes", "int64", "Genes shared by both sides.", unit="genes", minimum=0),
+    Field("mean_abs_t", "float64", "Perturbation strength: mean |t| over shared genes, averaged over both sides.", nullable=True),
+    Field("spearman_logFC", "float64", "Spearman correlation of logFC.", nullable=True, minimum=-1, maximum=1),
+    Field(
+        "spearman_logFC_baseline",
+        "float64",
+        "The same against the mean of other compounds in the same context, dose and time, mean of both sides.",
+        nullable=True,
+        minimum=-1,
+        maximum=1,
+    ),
+    Field("spearman_logFC_delta", "float64", "Observed minus baseline, where both are defined.", nullable=True, minimum=-2, maximum=2),
+    Field(
+        "direction_agreement",
+        "float64",
+        "Share of genes significant on both sides whose logFC have one sign.",
+        nullable=True,
+        minimum=0,
+        maximum=1,
+    ),
+    Field("direction_agreement_baseline", "float64", "The same against the baseline centroid.", nullable=True, minimum=0, maximum=1),
+    Field("direction_agreement_delta", "float64", "Observed minus baseline, where both are defined.", nullable=True, minimum=-1, maximum=1),
+    Field("n_shared_significant", "int64", "Genes significant on both sides.", unit="genes", minimum=0),
+    Field("left_baseline_compounds", "int64", "Other compounds in the baseline of the left side; 0: it has none.", minimum=0),
+    Field("right_baseline_compounds", "int64", "Other compounds in the baseline of the right side; 0: it has none.", minimum=0),
+)
+
+AGREEMENT_CONDITIONS = Table(
+    "agreement_conditions",
+    "One matched pair of conditions, scored.",
+    (*MATCHED_CONDITIONS.fields, *_AGREEMENT_METRICS),
+)
+
+REPLICATE_PAIRS = Table(
+    "replicate_pairs",
+    "One pair of replicates of a condition, scored.",
+    (
+        Field("dataset", "string", "Dataset id."),
+        Field("stratum", "string", "Stratum of the left replicate."),
+        Field("right_stratum", "string", "Stratum of the right replicate; another one where a cell context has several."),
+        Field("cell_type", "string", "Cell-context id."),
+        Field("pubchem_cid", "int64", "PubChem compound id.", minimum=1),
+        Field("pert_dose_uM", "float64", "Dose.", unit="µM"),
+        Field("pert_time_h", "float64", "Time.", unit="h"),
+        Field("left_contrast", "int32", "One replicate."),
+        Field("right_contrast", "int32", "The other replicate."),
+        *_AGREEMENT_METRICS,
+        Field(
+            "unmatched_spearman_logFC",
+            "float64",
+            "Spearman of the one replicate with a seeded replicate of another compound on the other replicate's plate.",
+            nullable=True,
+            minimum=-1,
+            maximum=1,
+        ),
+    ),
+)
+
+MATCHED_STRATA = Table(
+    "matched_strata",
+    "One cell context and time in which two datasets share conditions.",
+    (
+        Field("left_dataset", "string", "Left dataset."),
+        Field("right_dataset", "string", "Right dataset."),
+        Field("cell_type", "string", "Cell-context id."),
+        Field("pert_time_h", "float64", "Time.", unit="h", minimum=0),
+        Field("n_compounds", "int64", "Distinct compounds matched.", minimum=1),
+        Field("n_matches", "int64", "Matched pairs of conditions.", minimum=1),
+        Field("median_log10_dose_gap", "float64", "Median difference of log10 doses.", minimum=0),
+    ),
+)
+
+
+def _means(metric: str, meaning: str, minimum: float) -> tuple[Field, ...]:
+    """Mean of one agreement metric over the rows of a unit, its baseline and difference, and both over the rows that have both."""
+    return (
+        Field(metric, "float64", f"{meaning}, mean over where it is defined.", nullable=True, minimum=minimum, maximum=1),
+        Field(f"{metric}_baseline", "float64", "Its baseline, mean over where that is defined.", nullable=True, minimum=minimum, maximum=1),
+        Field(
+            f"{metric}_delta",
+            "float64",
+            "Observed minus baseline, mean over where both are defined.",
+            nullable=True,
+            minimum=minimum - 1,
+            maximum=1 - minimum,
+        ),
+        Field(f"{metric}_paired", "float64", "Observed, mean over where both are defined.", nullable=True, minimum=minimum, maximum=1),
+        Field(
+            f"{metric}_paired_baseline", "float64", "Baseline, mean over where both are defined.", nullable=True, minimum=minimum, maximum=1
+        ),
+    )
+
+
+_UNIT_MEANS = (
+    Field("mean_abs_t", "float64", "Mean perturbation strength.", nullable=True, minimum=0),
+    *_means("spearman_logFC", "Spearman correlation of logFC", -1),
+    *_means("direction_agreement", "Share of genes significant on both sides whose logFC have one sign", 0),
+)
+
+AGREEMENT_UNITS = Table(
+    "agreement_units",
+    "One compound, cell context and time of two datasets: means over matched doses.",
+    (
+        Field("left_dataset", "string", "Left dataset."),
+        Field("right_dataset", "string", "Right dataset."),
+        Field("pubchem_cid", "int64", "PubChem compound id.", minimum=1),
+        Field("cell_type", "string", "Cell-context id."),
+        Field("pert_time_h", "float64", "Time.", unit="h", minimum=0),
+        Field("n_conditions", "int64", "Matched pairs of conditions.", minimum=1),
+        *_UNIT_MEANS,
+    ),
+)
+
+
+def _summary(units: str, unit: str) -> tuple[Field, ...]:
+    """Fields of a summary: numbers of units (named `units`, each a `unit`) and compounds, and means over units."""
+    counted = (("", "in all"), ("_observed", "with an observed score"), ("_baseline", "with a baseline"), ("_paired", "with both"))
+    values = {
+        "observed": "Observed score, mean over units that have it.",
+        "baseline": "Baseline, mean over units that have it.",
+        "delta": "Observed minus baseline, mean over units that have both; equals paired_observed minus paired_baseline.",
+        "paired_observed": "Observed score, mean over units that have both.",
+        "paired_baseline": "Baseline, mean over units that have both.",
+    }
+    return (
+        *(
+            field
+            for suffix, which in counted
+            for field in (
+                Field(f"{units}{suffix}", "int64", f"Units ({unit}) {which}.", minimum=0),
+                Field(f"n_compounds{suffix}", "int64", f"Distinct compounds {which}.", minimum=0),
+            )
+        ),
+        *(
+            Field(name, "float64", meaning, nullable=True, minimum=-2 if name == "delta" else -1, maximum=2 if name == "delta" else 1)
+            for name, meaning in values.items()
+        ),
+    )
+
+
+_METRIC = Field("metric", "string", "Metric of agreement.", allowed=("spearman_logFC", "direction_agreement"))
+_SUMMARISED_CONTEXT = Field("cell_type", "string", "Cell-context id; null for all together.", nullable=True)
+
+AGREEMENT_SUMMARY = Table(
+    "agreement_summary",
+    "Agreement of two datasets by one metric, over all or in one cell context.",
+    (
+        Field("left_dataset", "string", "Left dataset."),
+        Field("right_dataset", "string", "Right dataset."),
+        _SUMMARISED_CONTEXT,
+        _METRIC,
+        Field("n_conditions", "int64", "Matched pairs of conditions.", minimum=1),
+        *_summary("n_units", "a compound, cell context and time"),
+    ),
+)
+
+REPLICATE_SUMMARY = Table(
+    "replicate_summary",
+    "Agreement of the replicates of a dataset by one metric, over all or in one cell context.",
+    (
+        Field("dataset", "string", "Dataset id."),
+        _SUMMARISED_CONTEXT,
+        _METRIC,
+        Field("n_pairs", "int64", "Pairs of replicates.", minimum=1),
+        *_summary("n_conditions", "a compound, cell context, time and dose"),
+        Field(
+            "unmatched",
+            "float64",
+            "Mean Spearman correlation of replicates of different compounds on one plate; null for other metrics.",
+            nullable=True,
+            minimum=-1,
+            maximum=1,
+        ),
+    ),
+)
+
+CORPUS = Table(
+    "corpus",
+    "One training value: a gene of a condition.",
+    (
+        Field("dataset", "string", "Dataset id."),
+        Field("context", "string", "Cell-context id, in the words of the published tables."),
+        Field("perturbation", "string", "PubChem compound id as text, in the words of the published tables."),
+        Field("log_dose", "float32", "log10 of the dose.", unit="log10 µM"),
+        Field("time", "float32", "Time.", unit="h", minimum=0),
+        Field("readout", "string", "Ensembl gene id."),
+        Field("value", "float32", "logFC.", unit="log2"),
+        Field("split", "string", "Split of the condition.", allowed=("train", "val", "test")),
+    ),
+)
+
+EVALUATION = Table(
+    "evaluation",
+    "One predictor scored on one split.",
+    (
+        Field("predictor", "string", "The model, or a baseline."),
+        Field("split", "string", "Split.", allowed=("train", "val", "test")),
+        Field("n_values", "int64", "Values scored.", minimum=0),
+        Field("rmse", "float64", "Root mean squared error.", unit="log2", nullable=True, minimum=0),
+        Field("mae", "float64", "Mean absolute error.", unit="log2", nullable=True, minimum=0),
+        Field("pearson", "float64", "Pearson correlation.", nullable=True, minimum=-1, maximum=1),
+        Field("r2", "float64", "Coefficient of determination.", nullable=True, maximum=1),
+    ),
+)
+
+COVERAGE = Table(
+    "coverage",
+    "One partition of one stage, and whether it is there.",
+    (
+        Field("stage", "string", "Stage."),
+        Field("dataset", "string", "Dataset, dataset pair or corpus."),
+        Field("cell_context", "string", "Cell context, or model.", nullable=True),
+        Field(
+            "state",
+            "string",
+            "current; missing: could be computed now; stale: inputs or code changed; failed; unaccepted: a blocking check has not "
+            "passed; waiting: for an input.",
+            allowed=("current", "missing", "stale", "failed", "unaccepted", "waiting"),
+        ),
+        Field("reason", "string", "Why, where there is something to say.", nullable=True),
+    ),
+)
+
+TABLES = (
+    SOURCE_FILES,
+    HARMONIZED_OBS,
+    HARMONIZED_VAR,
+    STRATA,
+    RECONCILIATION,
+    CONTRASTS,
+    GENES,
+    EFFECTS,
+    MATCHED_CONDITIONS,
+    MATCHED_STRATA,
+    AGREEMENT_CONDITIONS,
+    AGREEMENT_UNITS,
+    AGREEMENT_SUMMARY,
+    REPLICATE_PAIRS,
+    REPLICATE_SUMMARY,
+    CORPUS,
+    EVALUATION,
+    COVERAGE,
+)
+"""Every written table, in the order of the flow; the data dictionary lists them so."""

@@ -1,0 +1,151 @@
+"""The stages of the flow, in order: where each writes, which version its code has, and which checks judge it.
+
+Belongs here: what every part of the platform must know of a stage. Does not belong here: what a stage does (its package) or how
+Dagster shows it (``assets/``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Check:
+    """One family of checks on a stage's output.
+
+    Attributes
+    ----------
+    name
+        Name of the asset check.
+    blocking
+        Whether consumers refuse an output that has not passed it.
+    meaning
+        What it looks at, for the UI.
+    """
+
+    name: str
+    blocking: bool
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the flow.
+
+    Attributes
+    ----------
+    name
+        Name of the stage: its asset key, and the ``stage`` of its stamps.
+    folder
+        Folder below the platform's home.
+    code_version
+        Declared version of the stage's code. Raise it when the same input would give other numbers; outputs made by an
+        earlier version are then stale.
+    checks
+        Checks that judge its output.
+    light
+        Whether the task runs inside the Dagster process rather than as a payload.
+    """
+
+    name: str
+    folder: str
+    code_version: str
+    checks: tuple[Check, ...]
+    light: bool = False
+
+    @property
+    def blocking_checks(self) -> tuple[str, ...]:
+        """Names of the checks that an output must have passed before a consumer takes it."""
+        return tuple(check.name for check in self.checks if check.blocking)
+
+
+_STAGES = (
+    Stage(
+        "source_files",
+        "sources",
+        "1",
+        (Check("files_unchanged", True, "The native files on disk still have the size and modification time that were recorded."),),
+        light=True,
+    ),
+    Stage(
+        "harmonized_samples",
+        "harmonized",
+        "1",
+        (
+            Check("schema", True, "Every obs and var field of the contract is there, typed, and within its vocabulary."),
+            Check("identity", True, "Samples and genes are unique; perturbagens and cell contexts are named, not numbers or header rows."),
+            Check("chemistry", True, "PubChem ids and InChIKeys are well formed; enough treated samples have a PubChem id."),
+            Check("dose_time", True, "Doses and times are in bounds; controls have dose 0, treated samples a positive dose."),
+            Check("controls", True, "Every cell context has vehicle controls; treated times without controls are named."),
+            Check("counts", True, "Sample totals are positive and the reconciliation from source rows to samples adds up."),
+        ),
+    ),
+    Stage(
+        "condition_effects",
+        "effects/condition",
+        "1",
+        (
+            Check("values", True, "log fold changes are finite, P values lie in [0, 1], and tables agree in size."),
+            Check("estimable", False, "Contrasts whose condition shares no chain of plates with its controls are named."),
+        ),
+    ),
+    Stage(
+        "replicate_effects",
+        "effects/replicate",
+        "1",
+        (
+            Check("values", True, "log fold changes are finite, P values lie in [0, 1], and tables agree in size."),
+            Check("estimable", False, "Contrasts whose replicate shares no chain of plates with its controls are named."),
+        ),
+    ),
+    Stage(
+        "matched_conditions",
+        "agreement/matched",
+        "1",
+        (
+            Check(
+                "matching", True, "Matched conditions agree in compound, cell context and time and lie within the dose gap, each pair once."
+            ),
+            Check("overlap", False, "The two datasets share conditions."),
+        ),
+        light=True,
+    ),
+    Stage(
+        "cross_dataset_agreement",
+        "agreement/cross_dataset",
+        "1",
+        (Check("scores", True, "Every metric lies in its range and every matched pair is scored once."),),
+    ),
+    Stage(
+        "replicate_agreement",
+        "agreement/replicates",
+        "1",
+        (
+            Check("scores", True, "Every metric lies in its range and every pair of replicates is scored once."),
+            Check("replicates_agree", False, "Replicates of a condition agree more than replicates of different compounds."),
+        ),
+    ),
+    Stage(
+        "training_corpus",
+        "corpora",
+        "1",
+        (
+            Check("values", True, "Values are finite, doses positive, and no condition occurs twice."),
+            Check(
+                "split_promise", True, "The split keeps its promise: no held-out perturbation is unknown to, or shared beyond, its split."
+            ),
+        ),
+    ),
+    Stage(
+        "compound_embeddings",
+        "embeddings",
+        "1",
+        (
+            Check("vectors", True, "Every perturbation has one finite vector."),
+            Check("beats_baselines", False, "On the test split the model predicts better than the means it is compared with."),
+        ),
+    ),
+)
+
+STAGES = {stage.name: stage for stage in _STAGES}
+"""Every stage that writes data, by name, in the order of the flow."""
