@@ -1,0 +1,174 @@
+"""The standardiser, on native samples made in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from perturbridge_dagster import registry
+from perturbridge_dagster.contract import HARMONIZED_OBS, HARMONIZED_VAR, RECONCILIATION
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.identity.snapshot import shipped
+from perturbridge_dagster.sources.assemble import assemble
+from perturbridge_dagster.sources.native import NATIVE_OBS, Expression, NativeSamples, Reconciliation, first_known, positive_integers, text
+from perturbridge_dagster.written import to_arrow
+
+GENES = ["ENSG00000000457", "ENSG00000000003.14", "ENSG00000000003"]
+
+
+def native(dataset: str = "vcpi_0001", genes: list[str] = GENES, **changes: list[object]) -> NativeSamples:
+    """Four samples of two contexts, each a control and a treated one; columns changed."""
+    columns: dict[str, list[object]] = {
+        "plate": ["p"] * 4,
+        "well": ["A1", "A2", "B1", "B2"],
+        "source_cell_context": ["THP-1", "THP-1", "A549", "A549"],
+        "perturbagen": ["DMSO", "vorinostat", "DMSO", "an unheard of thing"],
+        "source_perturbagen_id": [None, "x1", None, "x2"],
+        "is_control": [True, False, True, False],
+        "pert_dose_uM": [np.nan, 1.0, 5.0, 10.0],
+        "pert_time_h": [24.0] * 4,
+        "inchikey": [None] * 4,
+        "smiles": [None, None, None, "CCO"],
+        "pubchem_cid": [None, "not a number", None, "-666"],
+    }
+    obs = pd.DataFrame(columns | changes, index=pd.Index([f"row{n}" for n in range(4)]))
+    values = sparse.csr_matrix(np.arange(4 * len(genes)).reshape(4, -1) + 1)
+    if registry.dataset(dataset).modality == "normalized":
+        values = values.astype(np.float32)
+    steps = Reconciliation()
+    steps.start("samples", 4)
+    steps.start("genes", len(genes))
+    return NativeSamples(obs, [Expression(Path("x"), values, pd.Index(genes), "ensembl")], steps)
+
+
+def assembled(dataset: str = "vcpi_0001", **changes: list[object]) -> ad.AnnData:
+    return assemble(registry.dataset(dataset), native(dataset, **changes), shipped())
+
+
+def test_readers_give_what_the_standardiser_takes() -> None:
+    assert set(native().obs.columns) == set(NATIVE_OBS)
+
+
+@pytest.mark.parametrize("dataset", ["vcpi_0001", "sciplex", "l1000_phase1"])
+def test_tables_fit_the_contract(dataset: str, tmp_path: Path) -> None:
+    samples = assembled(dataset)
+    assert samples.obs_names.name == "sample_id"
+    assert [samples.obs_names.name, *samples.obs.columns] == HARMONIZED_OBS.names
+    assert [samples.var_names.name, *samples.var.columns] == HARMONIZED_VAR.names
+    for frame, table in ((samples.obs.reset_index(), HARMONIZED_OBS), (samples.var.reset_index(), HARMONIZED_VAR)):
+        to_arrow(frame, table)
+    to_arrow(samples.uns["reconciliation"], RECONCILIATION)
+    samples.write_h5ad(tmp_path / "x.h5ad")
+    back = ad.read_h5ad(tmp_path / "x.h5ad")
+    pd.testing.assert_frame_equal(back.obs, samples.obs)
+    assert back.X.dtype == (np.float32 if dataset == "l1000_phase1" else np.int64)
+
+
+def test_rows_are_sorted_by_context_and_id_with_their_values() -> None:
+    samples = assembled()
+    assert samples.obs_names.tolist() == [
+        "p_A1_DMSO_CVCL_0006",
+        "p_A2_vorinostat_CVCL_0006",
+        "p_B1_DMSO_CVCL_0023",
+        "p_B2_an_unheard_of_thing_CVCL_0023",
+    ]
+    assert samples.X.toarray().tolist() == [[5, 1], [11, 4], [17, 7], [23, 10]]
+    assert samples.obs["psbulk_counts"].tolist() == [6, 15, 24, 33]
+    reverse = native()
+    reverse.obs = reverse.obs[::-1]
+    reverse.expressions[0].matrix = reverse.expressions[0].matrix[::-1]
+    again = assemble(registry.dataset("vcpi_0001"), reverse, shipped())
+    pd.testing.assert_frame_equal(again.obs, samples.obs)
+    assert (again.X != samples.X).nnz == 0
+
+
+def test_versions_of_a_gene_are_summed_in_counts_and_dropped_in_intensities() -> None:
+    counts, intensities = assembled(), assembled("l1000_phase1")
+    assert counts.var["is_merged"].tolist() == [True, False]
+    assert counts.var["source_gene_id"].tolist() == ["ENSG00000000003.14;ENSG00000000003", "ENSG00000000457"]
+    assert intensities.var_names.tolist() == ["ENSG00000000457"]
+    assert intensities.obs["psbulk_counts"].isna().all()
+    assert intensities.uns["reconciliation"]["n_dropped"].tolist() == [0, 2]
+
+
+def test_controls_have_dose_0_whatever_the_source_says() -> None:
+    assert assembled().obs["pert_dose_uM"].tolist() == [0.0, 1.0, 0.0, 10.0]
+
+
+def test_identity_is_that_of_each_compound() -> None:
+    obs = assembled().obs
+    assert obs["pubchem_cid"].tolist()[::2] == [679, 679]
+    assert obs["pubchem_cid"].isna().tolist()[3]
+    assert obs["inchikey"].tolist()[3] == "LFQSCWFLJHTTHZ-UHFFFAOYSA-N"
+    assert obs["smiles"].isna().tolist() == [True, True, True, False]
+
+
+def test_the_sources_own_pubchem_id_is_kept() -> None:
+    obs = assembled(pubchem_cid=[None, "5311", None, 702.0]).obs
+    assert obs["pubchem_cid"].tolist() == [679, 5311, 679, 702]
+    assert obs["pubchem_cid_source"].tolist() == ["curated", "source", "curated", "source"]
+
+
+def test_the_source_knows_its_donors_better_where_not_declared_otherwise() -> None:
+    words = ["male", "unknown", "male", "male"]
+    source = assembled(sex=words, tissue=["skin", None, "skin", "skin"]).obs
+    assert source["tissue"].tolist()[0] == "skin"
+    assert source["tissue"].tolist()[1] == "peripheral blood"  # the registry's constant
+    known = shipped().cell_contexts.resolve(pd.Series(["MCF7"]), "l1000_phase1")["sex"].iloc[0]
+    assert known == "female"
+    mcf7 = {"source_cell_context": ["MCF7"] * 4, "sex": words}
+    assert assembled("l1000_phase1", **mcf7).obs["sex"].unique().tolist() == ["female"]
+    assert assembled("sciplex", **mcf7).obs["sex"].tolist() == ["male", "female", "male", "male"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"is_control": [False] * 4}, r"no vehicle control found among DMSO"),
+        ({"is_control": [True, False, False, False]}, r"column source_cell_context; rows A549: cell contexts without vehicle controls"),
+        ({"pert_dose_uM": [0.0, np.nan, 0.0, 1.0]}, r"column pert_dose_uM; rows row1"),
+        ({"pert_time_h": [24.0, 24.0, np.nan, 24.0]}, r"column pert_time_h; rows row2"),
+        ({"perturbagen": ["DMSO", None, "DMSO", "x"]}, r"column perturbagen; rows row1"),
+        ({"plate": ["p", "p", None, "p"]}, r"column plate; rows row2"),
+        ({"source_cell_context": ["THP-1", "THP-1", None, "A549"]}, r"column source_cell_context; rows row2"),
+        (
+            {"perturbagen": ["DMSO", "a b", "DMSO", "a\tb"], "well": ["A1", "A2", "A3", "A2"], "source_cell_context": ["THP-1"] * 4},
+            r"rows p_A2_a_b_CVCL_0006: sample ids are not unique: the source rows row1, row3",
+        ),
+        ({"genes": ["nothing", "known", "here"]}, r"no gene is left"),
+    ],
+)
+def test_what_no_dataset_may_have_is_refused(changes: dict[str, list[object]], message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        assembled(**changes)
+    assert raised.value.dataset == "vcpi_0001"
+
+
+def test_a_sample_without_signal_is_refused() -> None:
+    empty = native()
+    empty.expressions[0].matrix = sparse.csr_matrix(np.array([[1, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 2]]))
+    with pytest.raises(InputError, match=r"rows p_A2_vorinostat_CVCL_0006: 1 samples have a total of 0 or less over the 2 genes"):
+        assemble(registry.dataset("vcpi_0001"), empty, shipped())
+
+
+def test_a_sample_without_a_well_has_an_id() -> None:
+    assert "p_DMSO_CVCL_0006" in assembled(well=[None, "A2", "B1", "B2"]).obs_names
+
+
+def test_words_for_missing_are_nulls_and_short_decimals_stay_short() -> None:
+    words = text(pd.Series(["a", " b ", "", "-666", "NaN", None, np.nan, "-666.000000", "None", "NA"], dtype=object))
+    assert words.tolist() == ["a", "b", *[None] * 7, "NA"]
+    assert text(pd.Series([0.35, -666, np.nan, 10], dtype="float32")).tolist() == ["0.35", None, None, "10.0"]
+    assert text(pd.Series(["x", None], dtype="category")).tolist() == ["x", None]
+
+
+def test_positive_integers_and_first_known() -> None:
+    numbers = positive_integers(pd.Series(["679", "679.0", "MLS003116075", "-666", None, "1.5", "0"], dtype=object))
+    assert numbers.tolist() == [679, 679, *[pd.NA] * 5]
+    a, b, c = (pd.Series(values, dtype=object) for values in (["a", None, None], ["b", "b", None], ["c", "c", None]))
+    assert first_known(a, b, c).tolist() == ["a", "b", None]
