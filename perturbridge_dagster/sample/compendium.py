@@ -1,0 +1,111 @@
+"""Writing the whole sample: every dataset in its native format, and the truth behind them.
+
+Belongs here: which datasets there are, and that a folder appears whole or not at all. Does not belong here: any one format.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.sample import l1000, sciplex, truth, vcpi
+from perturbridge_dagster.sample.account import Account
+from perturbridge_dagster.sample.biology import Biology, simulate
+from perturbridge_dagster.written import write_json
+
+SAMPLE_VERSION = "1"
+"""Version of what is written. Raise it with every change of content."""
+
+STAMP_FILE = "sample.json"
+DEFAULT_SEED = 20260505
+
+WRITERS: dict[str, Callable[[Path, Biology, int], Account]] = {
+    sciplex.DATASET: sciplex.write,
+    l1000.DATASET: l1000.write,
+    vcpi.DATASET: vcpi.write,
+}
+"""By dataset id of the registry, what writes its native files."""
+
+DATASETS = tuple(WRITERS)
+
+
+def write_sample(folder: Path, *, seed: int = DEFAULT_SEED, datasets: Sequence[str] = DATASETS) -> None:
+    """Write the sample, unless the folder already holds this very sample.
+
+    Parameters
+    ----------
+    folder
+        Gets ``<dataset>/`` for each dataset, ``truth/`` and ``sample.json``. It appears whole or not at all; a different sample in its
+        place is replaced.
+    seed
+        Decides everything that is drawn. A dataset is the same whatever other datasets are written.
+    datasets
+        Dataset ids.
+
+    Raises
+    ------
+    InputError
+        If a dataset has no sample, or `folder` holds something that is not a sample.
+    """
+    unknown = [dataset for dataset in datasets if dataset not in WRITERS]
+    if unknown or not datasets:
+        raise InputError(
+            "there is no such dataset in the sample.", dataset=", ".join(unknown) or "none", expected=f"one of {', '.join(WRITERS)}"
+        )
+    chosen = [dataset for dataset in WRITERS if dataset in datasets]
+    stamp = {"seed": seed, "version": SAMPLE_VERSION, "datasets": chosen}
+    folder = Path(folder)
+    found = _found(folder)
+    if found == stamp:
+        return
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        biology = simulate(seed)
+        accounts = []
+        for dataset in chosen:
+            (aside / dataset).mkdir(parents=True)
+            accounts.append(WRITERS[dataset](aside / dataset, biology, seed))
+        (aside / "truth").mkdir()
+        truth.write(aside / "truth", biology, accounts)
+        write_json(aside / STAMP_FILE, stamp)
+        _replace(folder, aside)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _found(folder: Path) -> dict[str, Any] | None:
+    """Stamp of the sample that is there; None where there is nothing.
+
+    Raises
+    ------
+    InputError
+        If there is something else.
+    """
+    if not folder.exists():
+        return None
+    advice = "Choose a folder that does not exist yet."
+    if not folder.is_dir():
+        raise InputError("the sample needs a folder, and this is a file.", file=folder, advice=advice)
+    if not any(folder.iterdir()):
+        return None
+    try:
+        stamp = json.loads((folder / STAMP_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError("the folder holds something that is not a sample, and it is left alone.", file=folder, advice=advice) from error
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def _replace(folder: Path, by: Path) -> None:
+    """Put a finished folder in the place of what is there."""
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.old")
+        folder.replace(old)
+        by.replace(folder)
+        shutil.rmtree(old)
+    else:
+        by.replace(folder)
