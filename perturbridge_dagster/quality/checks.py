@@ -1,0 +1,303 @@
+"""The rules of every check, and where they look in a stage's output.
+
+One function a stage: output folder → check name → findings. Fields of the contract bring their own rules; what is written here are
+the rules between fields and tables. Belongs here: what must hold. Does not belong here: how a rule is evaluated (``suites.py``)
+or shown (``assets/checks.py``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perturbridge_dagster.contract import (
+    AGREEMENT_CONDITIONS,
+    EVALUATION,
+    HARMONIZED_OBS,
+    HARMONIZED_VAR,
+    MATCHED_CONDITIONS,
+    RECONCILIATION,
+    REPLICATE_PAIRS,
+    STRATA,
+    CheckFamily,
+)
+from perturbridge_dagster.quality.suites import Finding, Rule, table_rules, validate
+from perturbridge_dagster.written import read_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Findings = dict[str, list[Finding]]
+
+MINIMUM_CID_SHARE = 0.5
+"""Share of treated samples with a PubChem id below which identity resolution has gone wrong rather than met unknown compounds."""
+
+
+def _equal(words: str, column: str, value: Any, severity: Any = "error") -> Rule:
+    return Rule(words, "ExpectColumnValuesToBeInSet", {"column": column, "value_set": [value]}, severity)
+
+
+def _at_least(words: str, column: str, minimum: float, *, strictly: bool = False, severity: Any = "error") -> Rule:
+    arguments = {"column": column, "min_value": minimum, "strict_min": strictly}
+    return Rule(words, "ExpectColumnValuesToBeBetween", arguments, severity)
+
+
+def _unique_together(words: str, columns: Sequence[str]) -> Rule:
+    return Rule(words, "ExpectCompoundColumnsToBeUnique", {"column_list": list(columns)})
+
+
+def _not_empty(words: str, severity: Any = "error") -> Rule:
+    return Rule(words, "ExpectTableRowCountToBeBetween", {"min_value": 1}, severity)
+
+
+# ---- source files ------------------------------------------------------------------------------------------------------------
+
+
+def source_files(folder: Path) -> Findings:
+    """Whether the native files are still those that were recorded."""
+    location = Path(json.loads((folder / "source_files.json").read_text())["folder"])
+    files = read_parquet(folder / "source_files.parquet", "source_files")
+    unchanged = [_size_and_time(location / name) == recorded for name, *recorded in files[["name", "bytes", "modified_ns"]].to_numpy()]
+    rule = _equal("every native file is as it was recorded", "unchanged", True)
+    return {"files_unchanged": validate(files.assign(unchanged=unchanged), [rule], ["name", "bytes"])}
+
+
+def _size_and_time(path: Path) -> list[int] | None:
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+# ---- harmonized samples ------------------------------------------------------------------------------------------------------
+
+
+def harmonized_samples(folder: Path) -> Findings:
+    """The six families of checks on a harmonized dataset."""
+    obs, var, strata, reconciliation = (
+        read_parquet(folder / f"{name}.parquet", "harmonized_samples") for name in ("obs", "var", "strata", "reconciliation")
+    )
+    key = ["sample_id", "perturbagen", "cell_type"]
+    treated, controls = obs[~obs["is_control"]], obs[obs["is_control"]]
+
+    def fields(family: CheckFamily) -> list[Finding]:
+        found = validate(obs, table_rules(HARMONIZED_OBS, family), key)
+        return found + validate(var, table_rules(HARMONIZED_VAR, family), ["ensembl_id", "source_gene_id"])
+
+    text_rules = [
+        Rule(
+            "perturbagen is not a number or a word for missing",
+            "ExpectColumnValuesToNotMatchRegex",
+            {"column": "perturbagen", "regex": r"^\s*$|^[-+]?\d+(\.\d+)?$|^(?i:nan|none|null|<na>)$"},
+            "warning",
+        )
+    ]
+    gene_rules = [
+        Rule(
+            "no header row was read as a gene",
+            "ExpectColumnValuesToNotMatchRegex",
+            {"column": "source_gene_id", "regex": r"(?i)(^|;)(gene_?id|gene|symbol|index|ensembl_?id)($|;)"},
+        )
+    ]
+    return {
+        "schema": fields("schema") + validate(strata, table_rules(STRATA), ["stratum"]),
+        "identity": fields("identity") + validate(obs, text_rules, key) + validate(var, gene_rules, ["source_gene_id"]),
+        "chemistry": fields("chemistry") + validate(_chemistry(treated), _CHEMISTRY_RULES, ["dataset"]),
+        "dose_time": fields("dose_time")
+        + validate(controls, [_equal("controls have dose 0", "pert_dose_uM", 0.0)], key)
+        + validate(treated, [_at_least("treated samples have a positive dose", "pert_dose_uM", 0, strictly=True)], key),
+        "controls": fields("controls")
+        + validate(strata, [_at_least("every stratum has vehicle controls", "n_controls", 1)], ["stratum", "n_treated"])
+        + validate(_controls_by_time(obs), _CONTROL_RULES, ["cell_type", "pert_time_h", "n_treated"])
+        + validate(_controls_by_plate(obs), _PLATE_RULES, ["cell_type", "plate", "n_treated"]),
+        "counts": fields("counts")
+        + validate(reconciliation, table_rules(RECONCILIATION), ["step", "rule"])
+        + validate(_reconciled(reconciliation, obs, var), [_equal("the reconciliation adds up", "adds_up", True)], ["axis", "rule"]),
+    }
+
+
+_CHEMISTRY_RULES = [
+    _at_least(f"at least {MINIMUM_CID_SHARE:.0%} of treated samples have a PubChem id", "share_with_cid", MINIMUM_CID_SHARE),
+    _at_least("at least 90% of treated samples have a PubChem id", "share_with_cid", 0.9, severity="warning"),
+]
+_CONTROL_RULES = [_at_least("every treated time of a cell context has controls of that time", "n_controls", 1, severity="warning")]
+_PLATE_RULES = [_at_least("every plate has controls", "n_controls", 1, severity="warning")]
+
+
+def _chemistry(treated: pd.DataFrame) -> pd.DataFrame:
+    share = treated.groupby("dataset")["pubchem_cid"].apply(lambda cids: cids.notna().mean())
+    return share.rename("share_with_cid").reset_index()
+
+
+def _control_counts(obs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Treated and control samples by group, of groups with treated samples."""
+    counts = obs.groupby(by)["is_control"].agg(n_controls="sum", n="size").reset_index()
+    counts["n_treated"] = counts.pop("n") - counts["n_controls"]
+    return counts[counts["n_treated"] > 0]
+
+
+def _controls_by_time(obs: pd.DataFrame) -> pd.DataFrame:
+    return _control_counts(obs, ["cell_type", "pert_time_h"])
+
+
+def _controls_by_plate(obs: pd.DataFrame) -> pd.DataFrame:
+    return _control_counts(obs, ["cell_type", "plate"])
+
+
+def _reconciled(reconciliation: pd.DataFrame, obs: pd.DataFrame, var: pd.DataFrame) -> pd.DataFrame:
+    """Whether each step starts where the last one of its axis ended, and the last ones end at the tables."""
+    steps = reconciliation.sort_values("step")
+    previous = steps.groupby("axis")["n_out"].shift()
+    own = steps["n_in"] - steps["n_dropped"] == steps["n_out"]
+    chained = previous.isna() | (previous == steps["n_in"])
+    last = ~steps.duplicated("axis", keep="last")
+    ends = steps["axis"].map({"samples": len(obs), "genes": len(var)})
+    fits = ~last | ends.isna() | (ends == steps["n_out"])
+    return steps.assign(adds_up=own & chained & fits)
+
+
+# ---- effects -----------------------------------------------------------------------------------------------------------------
+
+
+def effects(folder: Path) -> Findings:
+    """Checks on the effects of one stratum, through the profile that was written in the same pass as the table."""
+    from perturbridge_dagster.effects.storage import STAGES, open_effects
+
+    stored = open_effects(folder)
+    profile = read_parquet(folder / "profile.parquet", STAGES)
+    profile = profile.assign(complete=profile["count"] == len(stored.contrasts) * len(stored.genes))
+    probabilities = profile[profile["layer"].str.startswith("log10_")]
+    values = validate(profile, [_equal("every layer has a value or a null for each contrast × gene", "complete", True)], ["layer", "count"])
+    bound = {"column": "maximum", "max_value": 0.0}
+    values += validate(probabilities, [Rule("P values are at most 1", "ExpectColumnValuesToBeBetween", bound)], ["layer", "maximum"])
+    finite = [_equal("values that are not null are finite", "infinite", 0)]
+    values += validate(profile, finite, ["layer", "infinite"])
+    values += validate(stored.contrasts, [_not_empty("there is at least one contrast")], [])
+    estimable = [_equal("the contrast is estimable", "estimable", True, "warning")]
+    return {
+        "values": values,
+        "estimable": validate(stored.contrasts, estimable, ["perturbagen", "pert_dose_uM", "pert_time_h", "plate"]),
+    }
+
+
+# ---- agreement ---------------------------------------------------------------------------------------------------------------
+
+
+def matched_conditions(folder: Path) -> Findings:
+    """Checks on the matched conditions of a dataset pair."""
+    matched = read_parquet(folder / "matched.parquet", "matched_conditions")
+    key = ["pubchem_cid", "cell_type", "pert_time_h", "left_pert_dose_uM", "right_pert_dose_uM"]
+    limit = json.loads((folder / "report.json").read_text())["max_log10_dose_gap"]
+    rules = [
+        *table_rules(MATCHED_CONDITIONS),
+        _unique_together("each pair of conditions occurs once", ["left_row", "right_row"]),
+        Rule(
+            f"doses lie within {10**limit:g}-fold",
+            "ExpectColumnValuesToBeBetween",
+            {"column": "log10_dose_gap", "max_value": limit + 1e-9},
+        ),
+    ]
+    overlap = [_not_empty("the two datasets share at least one condition", "warning")]
+    return {"matching": validate(matched, rules, key), "overlap": validate(matched, overlap, key)}
+
+
+def cross_dataset_agreement(folder: Path) -> Findings:
+    """Checks on the scores of a dataset pair."""
+    scored = read_parquet(folder / "conditions.parquet", "cross_dataset_agreement")
+    rules = [*table_rules(AGREEMENT_CONDITIONS), _unique_together("each pair of conditions is scored once", ["left_row", "right_row"])]
+    return {"scores": validate(scored, rules, ["pubchem_cid", "cell_type", "pert_time_h", "left_pert_dose_uM"])}
+
+
+def replicate_agreement(folder: Path) -> Findings:
+    """Checks on the replicate scores of a dataset."""
+    import pandas as pd
+
+    pairs = read_parquet(folder / "pairs.parquet", "replicate_agreement")
+    key = ["stratum", "pubchem_cid", "pert_dose_uM", "pert_time_h", "left_contrast", "right_contrast"]
+    rules = [*table_rules(REPLICATE_PAIRS), _unique_together("each pair of replicates is scored once", ["stratum", *key[-2:]])]
+    both = pairs.dropna(subset=["spearman_logFC", "unmatched_spearman_logFC"])
+    difference = (both["spearman_logFC"] - both["unmatched_spearman_logFC"]).mean()
+    summary = pd.DataFrame({"pairs": [len(both)], "mean_difference": [difference]})
+    agree = _at_least("replicates agree more than wells of different compounds", "mean_difference", 0, strictly=True, severity="warning")
+    return {
+        "scores": validate(pairs, rules, key),
+        "replicates_agree": validate(summary[summary["pairs"] > 0], [agree], ["pairs"]),
+    }
+
+
+# ---- representation ----------------------------------------------------------------------------------------------------------
+
+
+def training_corpus(folder: Path) -> Findings:
+    """Checks on a training corpus."""
+    from perturbridge_dagster.representation.corpus import open_corpus
+    from perturbridge_dagster.representation.splits import scalar_violations
+
+    conditions = open_corpus(folder).conditions
+    key = ["dataset", "context", "perturbation", "log_dose", "time"]
+    violations = scalar_violations(conditions)
+    return {
+        "values": validate(
+            conditions,
+            [
+                _not_empty("the corpus has conditions"),
+                _unique_together("each condition occurs once", key),
+                _at_least("doses are positive and finite", "log_dose", -12),
+                _at_least("every condition has values", "n_values", 1),
+            ],
+            key,
+        ),
+        "split_promise": validate(
+            violations.assign(keeps_promise=False), [_equal("the split keeps its promise", "keeps_promise", True)], list(violations.columns)
+        ),
+    }
+
+
+def compound_embeddings(folder: Path) -> Findings:
+    """Checks on trained embeddings and their evaluation."""
+    import numpy as np
+    import pandas as pd
+
+    from perturbridge_dagster.representation.embeddings import read_embeddings
+
+    embeddings = read_embeddings(folder / "embeddings.parquet")
+    finite = np.isfinite(np.stack(embeddings["embedding"].to_list())).all(axis=1)
+    frame = embeddings.drop(columns="embedding").assign(finite=finite)
+    evaluation = read_parquet(folder / "evaluation.parquet", "compound_embeddings")
+    test = evaluation[evaluation["split"] == "test"].set_index("predictor")["rmse"]
+    baselines = test.drop("model", errors="ignore")
+    compared = pd.DataFrame(
+        {"baseline": baselines.index, "rmse": baselines.to_numpy(), "gain": (baselines - test.get("model", np.nan)).to_numpy()}
+    )
+    better = _at_least("the model predicts the test split better than the baseline", "gain", 0, strictly=True, severity="warning")
+    return {
+        "vectors": [
+            *validate(
+                frame,
+                [
+                    _not_empty("there is at least one perturbation"),
+                    _equal("every vector is finite", "finite", True),
+                    Rule("each perturbation has one vector", "ExpectColumnValuesToBeUnique", {"column": "perturbation"}),
+                ],
+                ["perturbation"],
+            ),
+            *validate(evaluation, table_rules(EVALUATION), ["predictor", "split"]),
+        ],
+        "beats_baselines": validate(compared, [better], ["baseline", "rmse"]),
+    }
+
+
+CHECKS: dict[str, Callable[[Path], Findings]] = {
+    "source_files": source_files,
+    "harmonized_samples": harmonized_samples,
+    "condition_effects": effects,
+    "replicate_effects": effects,
+    "matched_conditions": matched_conditions,
+    "cross_dataset_agreement": cross_dataset_agreement,
+    "replicate_agreement": replicate_agreement,
+    "training_corpus": training_corpus,
+    "compound_embeddings": compound_embeddings,
+}
+"""Stage → function that judges an output folder of it."""
