@@ -290,6 +290,25 @@ EFFECTS = Table(
     ),
 )
 
+PROFILE_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+EFFECTS_PROFILE = Table(
+    "effects_profile",
+    "One stored layer of effects, summarised, so that checks of huge tables need not read them.",
+    (
+        Field("layer", "string", "Layer, a value column of effects.", unique=True),
+        Field("count", "int64", "Values, nulls included.", minimum=0),
+        Field("nulls", "int64", "Nulls: contrast × gene that cannot be estimated.", minimum=0),
+        Field("infinite", "int64", "Infinite values; none in a sound table.", minimum=0),
+        Field("minimum", "float64", "Smallest value.", nullable=True),
+        *(
+            Field(f"q{round(100 * share):02d}", "float64", f"Quantile {share:g} of the values.", nullable=True)
+            for share in PROFILE_QUANTILES
+        ),
+        Field("maximum", "float64", "Largest value.", nullable=True),
+    ),
+)
+
 MATCHED_CONDITIONS = Table(
     "matched_conditions",
     "One pair of conditions of two datasets with the same compound, cell context and time, nearest to each other in dose.",
@@ -517,6 +536,19 @@ EVALUATION = Table(
     ),
 )
 
+NEIGHBOURS = Table(
+    "neighbours",
+    "One of the compounds nearest to a compound by the cosine of their embeddings.",
+    (
+        Field("symbol", "string", "Perturbation, as the corpus writes it."),
+        Field("perturbagen", "string", "Its name at a source.", nullable=True),
+        Field("rank", "int64", "1 for the nearest.", minimum=1),
+        Field("neighbour", "string", "The near perturbation."),
+        Field("neighbour_perturbagen", "string", "Its name at a source.", nullable=True),
+        Field("cosine", "float64", "Cosine of the two embeddings.", minimum=-1.000001, maximum=1.000001),
+    ),
+)
+
 COVERAGE = Table(
     "coverage",
     "One partition of one stage, and whether it is there.",
@@ -544,6 +576,7 @@ TABLES = (
     CONTRASTS,
     GENES,
     EFFECTS,
+    EFFECTS_PROFILE,
     MATCHED_CONDITIONS,
     MATCHED_STRATA,
     AGREEMENT_CONDITIONS,
@@ -553,6 +586,7 @@ TABLES = (
     REPLICATE_SUMMARY,
     CORPUS,
     EVALUATION,
+    NEIGHBOURS,
     COVERAGE,
 )
 """Every written table, in the order of the flow; the data dictionary lists them so."""
