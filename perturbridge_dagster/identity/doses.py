@@ -1,0 +1,105 @@
+"""Doses in µM and times in h, from the words and units of a source.
+
+Belongs here: units and the reading of value-and-unit texts. Does not belong here: which columns hold them (``sources/``), or that a
+control's dose is 0, which a reader knows and a parser does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from perturbridge_dagster.identity.tables import cleaned_text
+
+# Casefolding turns the micro sign (U+00B5) into the Greek letter mu (U+03BC), so one spelling of each covers both.
+UNITS_IN_uM: Mapping[str, float] = {
+    "M": 1e6,
+    "mm": 1e3,
+    "um": 1.0,
+    "μm": 1.0,
+    "nm": 1e-3,
+    "pm": 1e-6,
+    "molar": 1e6,
+    "millimolar": 1e3,
+    "micromolar": 1.0,
+    "nanomolar": 1e-3,
+    "picomolar": 1e-6,
+}
+UNITS_IN_H: Mapping[str, float] = {
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 1.0),
+    **dict.fromkeys(("d", "day", "days"), 24.0),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 1 / 60),
+}
+
+# A comma is a thousands separator only between groups of three digits; "0,05" is not read as 5.
+_NUMBER = r"[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_QUANTITY = rf"^(?P<number>{_NUMBER})\s*(?P<unit>[^\W\d_]*)$"
+
+
+def _parse(values: pd.Series, units: pd.Series | None, factors: Mapping[str, float]) -> pd.Series:
+    """Numbers times the factor of their unit; NaN where number or unit is not understood, or the quantity is negative."""
+    parts = cleaned_text(values).astype("string").str.extract(_QUANTITY)
+    if units is not None:
+        # a unit in the value and another beside it contradict each other
+        parts["unit"] = cleaned_text(units).set_axis(parts.index).astype("string").where(parts["unit"] == "")
+    number = parts["number"].str.replace(",", "").astype(float).to_numpy(dtype=float, na_value=np.nan)
+    unit = parts["unit"].where(parts["unit"] == "M", parts["unit"].str.casefold())
+    factor = unit.map(factors).to_numpy(dtype=float, na_value=np.nan)
+    quantity = np.where(number >= 0, number * factor, np.nan)
+    quantity[~np.isfinite(quantity)] = np.nan
+    converted = np.isfinite(quantity) & (factor != 1)
+    # 0.3 nM times 0.001 is 0.00030000000000000003; 12 digits are far beyond any pipette
+    distinct, position = np.unique(quantity[converted], return_inverse=True)
+    quantity[converted] = np.array([float(f"{value:.12g}") for value in distinct], dtype=float)[position]
+    return pd.Series(quantity, index=values.index, name=values.name, dtype="float64")
+
+
+def parse_dose_uM(values: pd.Series, units: pd.Series | None = None) -> pd.Series:
+    """Doses in µM.
+
+    Parameters
+    ----------
+    values
+        Texts with a unit (``0.05uM``, ``10.0nM``, ``1,000 nM``), or numbers or number texts where `units` is given.
+    units
+        Units beside the numbers, row by row: M, mM, µM (``u``, U+00B5 or U+03BC), nM, pM, in any case but for M, or the words.
+
+    Returns
+    -------
+    float64 Series, same index, in µM. NaN where the value is missing (null, blank, -666), negative or not understood, or the unit is
+    unknown; see :func:`unparsed`. Values that needed a conversion are rounded to 12 significant digits, which undoes its noise.
+    """
+    return _parse(values, units, UNITS_IN_uM)
+
+
+def parse_time_h(values: pd.Series, units: pd.Series | None = None) -> pd.Series:
+    """Times in hours; as :func:`parse_dose_uM`, with hours, days and minutes.
+
+    Parameters
+    ----------
+    values
+        Texts with a unit (``24.0h``, ``3 d``), or numbers where `units` is given.
+    units
+        Units beside the numbers, row by row: h, hr, hrs, hour, hours, d, day, days, m, min, mins, minute, minutes.
+
+    Returns
+    -------
+    float64 Series, same index, in hours; NaN where it cannot be read.
+    """
+    return _parse(values, units, UNITS_IN_H)
+
+
+def unparsed(values: pd.Series, parsed: pd.Series) -> pd.Series:
+    """Source values that say something which was not understood, by row; missing values are not among them.
+
+    Parameters
+    ----------
+    values
+        The source values.
+    parsed
+        What :func:`parse_dose_uM` or :func:`parse_time_h` made of them.
+    """
+    said = cleaned_text(values)
+    return values[said.notna() & parsed.isna()]

@@ -1,0 +1,173 @@
+"""Genes: from a source's gene ids to current Ensembl ids, and the merging of source genes that are one gene today.
+
+Belongs here: looking gene ids up and relabelling a matrix by the answer. Does not belong here: which ids a source uses (``sources/``)
+or how the tables are made (``build_snapshot.py``). A live service adds rows to the table of keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.identity.tables import cleaned_text
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+GeneIdKind = Literal["ensembl", "entrez", "symbol"]
+
+STATUSES = ("current", "replaced", "retired", "ambiguous", "unknown")
+"""What is known of a gene id.
+
+current: it names a gene of the current list. replaced: it is out of use, and exactly one current gene stands for it. retired: it was
+in use, and nothing current stands for it. ambiguous: several current genes may stand for it. unknown: no table has it.
+"""
+
+
+def gene_key(values: pd.Series, kind: GeneIdKind) -> pd.Series:
+    """Gene ids as they are compared: an Ensembl id without its version, a symbol in capitals; None where missing.
+
+    Human symbols differ in case only by the ``orf`` of C1orf112, which some sources write in capitals.
+    """
+    text = cleaned_text(values).astype("string")
+    if kind == "ensembl":
+        text = text.str.replace(r"^(ENSG\d{11})\.\d+$", r"\1", regex=True)
+    elif kind == "entrez":
+        # integers that went through a float column
+        text = text.str.replace(r"^(\d+)\.0$", r"\1", regex=True)
+    else:
+        text = text.str.upper()
+    return text.astype(object).where(text.notna(), None)
+
+
+@dataclass(frozen=True, eq=False)
+class GeneIdentity:
+    """Answers about genes.
+
+    Attributes
+    ----------
+    genes
+        The current genes: ensembl_id (unique), symbol (nullable).
+    keys
+        Other keys of genes: kind (ensembl, entrez, symbol), key (as :func:`gene_key` writes it), ensembl_id (nullable), status, found
+        (how the answer was found). Unique by kind and key.
+    """
+
+    genes: pd.DataFrame
+    keys: pd.DataFrame
+
+    @cached_property
+    def _symbols(self) -> pd.Series[Any]:
+        return self.genes.set_index("ensembl_id")["symbol"]
+
+    @cached_property
+    def _by_kind(self) -> dict[GeneIdKind, pd.DataFrame]:
+        current = self.genes[["ensembl_id"]].assign(key=self.genes["ensembl_id"], status="current", found="GENCODE id")
+        other = {kind: self.keys[self.keys["kind"] == kind] for kind in ("ensembl", "entrez", "symbol")}
+        columns = ["ensembl_id", "status", "found"]
+        return {
+            "ensembl": pd.concat([current, other["ensembl"]]).set_index("key")[columns],
+            "entrez": other["entrez"].set_index("key")[columns],
+            "symbol": other["symbol"].set_index("key")[columns],
+        }
+
+    def resolve(self, ids: Sequence[object] | pd.Series, kind: GeneIdKind) -> pd.DataFrame:
+        """Current Ensembl ids of gene ids.
+
+        Parameters
+        ----------
+        ids
+            Ensembl ids (a version suffix does not count), Entrez ids (numbers or text) or symbols (case does not count).
+        kind
+            What they are.
+
+        Returns
+        -------
+        One row an id, in order, index of the Series if one was given: ``ensembl_id`` and ``symbol`` (null where there is no single
+        current gene), ``status`` (see :data:`STATUSES`), ``found`` (how; null where unknown).
+        """
+        given = ids if isinstance(ids, pd.Series) else pd.Series(list(ids), dtype=object)
+        answers = self._by_kind[kind].reindex(gene_key(given, kind)).set_axis(given.index)
+        answers.insert(1, "symbol", answers["ensembl_id"].map(self._symbols))
+        answers["status"] = answers["status"].fillna("unknown")
+        answers = answers.astype(object)
+        return answers.where(answers.notna(), None)
+
+
+def merge_genes(samples: AnnData, resolved: pd.DataFrame, *, normalized: bool) -> tuple[AnnData, pd.DataFrame]:
+    """Relabel the genes of a matrix by current Ensembl id, one column an id, sorted.
+
+    Source genes without a current gene are dropped. Source genes that share one are summed where the matrix holds counts, and all
+    dropped where it holds normalized values, whose sum means nothing.
+
+    Parameters
+    ----------
+    samples
+        Samples × source genes, in memory: X dense or sparse of any number type, var names the source's gene ids. Layers are not kept.
+    resolved
+        One row a source gene, in order of var: at least ensembl_id (nullable) and symbol, as :meth:`GeneIdentity.resolve` returns.
+    normalized
+        Whether X holds normalized values rather than counts.
+
+    Returns
+    -------
+    samples
+        Samples × current genes: X in the form and type it had (sparse as CSR), var as the contract's harmonized_var.
+    reconciliation
+        Columns rule, n_in, n_dropped, n_out: source genes before, dropped or merged into others, and left, rule by rule.
+
+    Raises
+    ------
+    InputError
+        If `resolved` has another number of rows than `samples` has genes.
+    """
+    from anndata import AnnData
+    from scipy import sparse
+
+    if len(resolved) != samples.n_vars:
+        raise InputError(
+            f"{len(resolved):,} resolved genes for {samples.n_vars:,} columns",
+            expected="one row a column, in the same order",
+            advice="Resolve the gene ids of exactly this matrix.",
+        )
+    ensembl_id = resolved["ensembl_id"].to_numpy(dtype=object)
+    kept = resolved["ensembl_id"].notna().to_numpy()
+    n_resolved = int(kept.sum())
+    shared = kept & pd.Series(ensembl_id).duplicated(keep=False).to_numpy()
+    if normalized:
+        kept = kept & ~shared
+    columns = np.flatnonzero(kept)
+    target, genes = pd.factorize(ensembl_id[columns], sort=True)
+
+    matrix = samples.X
+    membership = sparse.csr_matrix((np.ones(len(columns), dtype=matrix.dtype), (columns, target)), shape=(samples.n_vars, len(genes)))
+    merged = sparse.csr_matrix(matrix) @ membership if sparse.issparse(matrix) else np.ascontiguousarray((membership.T @ matrix.T).T)
+
+    first = pd.Series(columns).groupby(target).first().to_numpy()
+    symbol = resolved["symbol"].to_numpy(dtype=object)[first]
+    source_gene_id = pd.Series(samples.var_names.to_numpy()[columns], dtype=object).groupby(target).agg(";".join)
+    var = pd.DataFrame(
+        {
+            "symbol": symbol,
+            "source_gene_id": source_gene_id.to_numpy(dtype=object),
+            "is_merged": shared[first],
+        },
+        index=pd.Index(genes, name="ensembl_id", dtype=object),
+    )
+    rule = (
+        "dropped, several source genes on one Ensembl id in normalized values" if normalized else "several source genes on one Ensembl id"
+    )
+    counts = [
+        ("no current Ensembl id", samples.n_vars, n_resolved),
+        (rule, n_resolved, len(genes)),
+    ]
+    reconciliation = pd.DataFrame(
+        [(text, n_in, n_in - n_out, n_out) for text, n_in, n_out in counts], columns=["rule", "n_in", "n_dropped", "n_out"]
+    )
+    return AnnData(X=merged, obs=samples.obs.copy(), var=var, uns=dict(samples.uns)), reconciliation

@@ -1,0 +1,270 @@
+"""Compounds: order of answers, curated entries, structures and their parents."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from perturbridge_dagster.contract import HARMONIZED_OBS
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.identity.compounds import CompoundIdentity, cleaned_inchikey, name_key, read_structure
+from perturbridge_dagster.identity.snapshot import shipped
+
+IMATINIB = "CN1CCN(CC1)Cc1ccc(cc1)C(=O)Nc1ccc(C)c(Nc2nccc(n2)-c2cccnc2)c1"
+IMATINIB_INCHIKEY = "KTUFNOKKBVMGRW-UHFFFAOYSA-N"
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+ASPIRIN_INCHIKEY = "BSYNRYMUTXBXSQ-UHFFFAOYSA-N"
+
+
+def compounds(*rows: dict[str, object]) -> pd.DataFrame:
+    columns = ["source_perturbagen_id", "perturbagen", "inchikey", "smiles", "pubchem_cid"]
+    frame = pd.DataFrame(list(rows), columns=columns).astype(object)
+    frame["pubchem_cid"] = pd.array([None if pd.isna(cid) else int(cid) for cid in frame["pubchem_cid"]], dtype="Int64")
+    return frame.where(frame.notna(), None).astype({"pubchem_cid": "Int64"})
+
+
+@pytest.fixture
+def identity() -> CompoundIdentity:
+    answers = pd.DataFrame(
+        [
+            (1, IMATINIB_INCHIKEY, "KTUFNOKKBVMGRW", "imatinib", "gleevec;STI 571"),
+            (2, ASPIRIN_INCHIKEY, "BSYNRYMUTXBXSQ", "aspirin", None),
+            (3, None, "AAAAAAAAAAAAAA", "drug of two", "shared"),
+            (4, None, "BBBBBBBBBBBBBB", "other drug", "shared;4711"),
+        ],
+        columns=["pubchem_cid", "inchikey", "parent_key", "name", "aliases"],
+    ).assign(source="table", date="2020-01-01")
+    curated = pd.DataFrame(
+        [
+            (None, "name", "DMSO", "679", "vehicle", "2020-01-02"),
+            ("sciplex", "name", "Aurora", None, "cut name", "2020-01-02"),
+            ("l1000", "id", "BRD-1", "11", "by id", "2020-01-02"),
+            ("l1000_phase2", "id", "BRD-1", "12", "by id, of one phase", "2020-01-02"),
+            ("l1000", "name", "aspirin", "13", "by name", "2020-01-02"),
+        ],
+        columns=["dataset", "key_kind", "key", "pubchem_cid", "reason", "date"],
+    )
+    return CompoundIdentity(answers, curated)
+
+
+def test_the_first_answer_in_order_holds(identity: CompoundIdentity) -> None:
+    everything = {"inchikey": IMATINIB_INCHIKEY, "smiles": ASPIRIN, "perturbagen": "other drug", "pubchem_cid": 99}
+    rows = [everything]
+    for column in ("pubchem_cid", "inchikey", "smiles"):
+        rows.append(rows[-1] | {column: None})
+    found = identity.resolve(compounds({**everything, "perturbagen": "dmso"}, *rows), "any")
+    assert found["pubchem_cid"].tolist() == [679, 99, 1, 2, 4]
+    assert found["pubchem_cid_source"].tolist() == ["curated", "source", "inchikey", "smiles", "name"]
+
+
+def test_curated_entries_hold_for_their_dataset_and_its_variants(identity: CompoundIdentity) -> None:
+    asked = compounds({"source_perturbagen_id": "BRD-1", "perturbagen": "aspirin", "pubchem_cid": 99})
+    answers = {name: identity.resolve(asked, name)["pubchem_cid"].item() for name in ("l1000_phase1", "l1000_phase2", "l1000x", "op3")}
+    assert answers == {"l1000_phase1": 11, "l1000_phase2": 12, "l1000x": 99, "op3": 99}
+
+
+def test_a_curated_entry_without_an_id_closes_the_question(identity: CompoundIdentity) -> None:
+    asked = compounds({"perturbagen": "Aurora", "smiles": ASPIRIN, "pubchem_cid": 86222})
+    closed = identity.report(asked, "sciplex").iloc[0]
+    assert pd.isna(closed["pubchem_cid"])
+    assert closed["pubchem_cid_source"] is None
+    assert (closed["outcome"], closed["answer_source"]) == ("not_found", "cut name")
+    assert identity.resolve(asked, "tahoe")["pubchem_cid"].item() == 86222
+
+
+@pytest.mark.parametrize("cid", [0, -666, None])
+def test_a_cid_that_is_none_is_no_answer(identity: CompoundIdentity, cid: int | None) -> None:
+    assert identity.resolve(compounds({"perturbagen": "nobody knows", "pubchem_cid": cid}), "any")["pubchem_cid"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "cid"),
+    [("IMATINIB", 1), (" Gleevec ", 1), ("sti  571", 1), ("STI-571", None), ("imat", None), ("shared", None), ("4711", None)],
+)
+def test_names_match_whole_and_by_one_compound_only(identity: CompoundIdentity, name: str, cid: int | None) -> None:
+    answer = identity.resolve(compounds({"perturbagen": name}), "any")["pubchem_cid"].item()
+    assert (None if pd.isna(answer) else answer) == cid
+
+
+@pytest.mark.parametrize(
+    ("name", "cid"),
+    [
+        pytest.param("Imatinib (STI 571)", 1, id="two names of one compound"),
+        pytest.param("Imatinib (unheard of)", 1, id="the part inside leads nowhere"),
+        pytest.param("Unheard of (Gleevec)", 1, id="the part outside leads nowhere"),
+        pytest.param("Unheard of (foo, Gleevec)", 1, id="several synonyms"),
+        pytest.param("Imatinib (aspirin)", None, id="two compounds"),
+        pytest.param("aspirin (imatinib, other drug)", None, id="three compounds"),
+        pytest.param("Imatinib (mesylate)", None, id="a salt nobody knows is not the base"),
+        pytest.param("Imatinib HCl", None, id="a salt nobody knows, without brackets"),
+        pytest.param("Imatinib (Gleevec) HCl", None, id="a salt behind the brackets"),
+        pytest.param("Imatinib mesylate (Gleevec)", None, id="a salt before the brackets"),
+        pytest.param("Unheard of (Gleevec) 2HCl", None, id="a salt of the synonym"),
+        pytest.param("Shared (unheard of)", None, id="a name of two compounds leads nowhere"),
+        pytest.param("Imatinib (racemic)", None, id="a mixture"),
+    ],
+)
+def test_parts_of_a_name_answer_where_they_lead_to_one_compound(identity: CompoundIdentity, name: str, cid: int | None) -> None:
+    answer = identity.resolve(compounds({"perturbagen": name}), "any")["pubchem_cid"].item()
+    assert (None if pd.isna(answer) else answer) == cid
+
+
+def test_a_name_does_not_answer_against_the_structure(identity: CompoundIdentity) -> None:
+    rows = identity.resolve(
+        compounds({"perturbagen": "imatinib", "smiles": "CCO"}, {"perturbagen": "imatinib", "smiles": "broken("}), "any"
+    )
+    assert pd.isna(rows["pubchem_cid"].iloc[0])
+    assert rows["parent_key"].iloc[0] == "LFQSCWFLJHTTHZ"
+    assert rows["pubchem_cid"].iloc[1] == 1
+
+
+def test_a_compound_without_structure_gets_that_of_its_answer(identity: CompoundIdentity) -> None:
+    row = identity.resolve(compounds({"perturbagen": "imatinib"}), "any").iloc[0]
+    assert (row["inchikey"], row["parent_key"], row["smiles"]) == (IMATINIB_INCHIKEY, "KTUFNOKKBVMGRW", None)
+
+
+def test_the_report_says_where_an_answer_is_from_and_what_contradicts_it(identity: CompoundIdentity) -> None:
+    report = identity.report(
+        compounds(
+            {"perturbagen": "x", "smiles": ASPIRIN, "pubchem_cid": 99},
+            {"perturbagen": "y", "inchikey": "InChIKey=" + ASPIRIN_INCHIKEY},
+            {"perturbagen": "dmso"},
+            {"perturbagen": "z", "inchikey": "nonsense", "smiles": "broken("},
+            {"perturbagen": "w", "inchikey": "-666", "smiles": "-666"},
+        ),
+        "any",
+    )
+    assert report["outcome"].tolist() == ["found", "found", "found", "not_found", "not_found"]
+    assert report["answer_source"].tolist() == ["the source", "table", "vehicle", None, None]
+    assert report["answer_date"].tolist() == [None, "2020-01-01", "2020-01-02", None, None]
+    assert report["structure_pubchem_cid"].fillna(0).tolist() == [2, 0, 0, 0, 0]
+    assert report["inchikey_unreadable"].tolist() == [False, False, False, True, False]
+    assert report["smiles_unreadable"].tolist() == [False, False, False, True, False]
+    assert report["smiles"].tolist() == [ASPIRIN, None, None, "broken(", None]
+
+
+def test_index_and_types_are_kept(identity: CompoundIdentity) -> None:
+    asked = compounds({"perturbagen": "aspirin"}, {"perturbagen": None}, {"perturbagen": "unheard of"})
+    asked.index = pd.Index(["c", "a", "b"])
+    found = identity.resolve(asked, "any")
+    assert found.index.tolist() == ["c", "a", "b"]
+    assert found["pubchem_cid"].dtype == "Int64"
+    assert list(found.columns) == ["pubchem_cid", "pubchem_cid_source", "inchikey", "smiles", "parent_key"]
+    assert identity.resolve(asked.iloc[:0], "any").empty
+
+
+def test_a_missing_column_and_a_repeated_row_are_refused(identity: CompoundIdentity) -> None:
+    asked = compounds({"perturbagen": "aspirin"}, {"perturbagen": "aspirin"})
+    with pytest.raises(InputError, match="lacks smiles"):
+        identity.resolve(asked.drop(columns="smiles"), "op3")
+    asked.index = pd.Index(["same", "same"])
+    with pytest.raises(InputError, match=r"op3.*same.*more than once"):
+        identity.resolve(asked, "op3")
+
+
+@pytest.mark.parametrize(
+    ("family", "smiles"),
+    [
+        ("mesylate", [IMATINIB, IMATINIB + ".CS(=O)(=O)O", IMATINIB + ".O.O.Cl"]),
+        ("sodium, ionic and covalent", ["CC(=O)O", "CC(=O)[O-].[Na+]", "CC(=O)O[Na]"]),
+        ("protonated", ["CN(C)CCO", "C[NH+](C)CCO.[Cl-]"]),
+        ("stereoisomers", ["C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "CC(N)C(=O)O"]),
+        ("hemihydrate with two molecules", ["CCN", "CCN.CCN.O"]),
+        ("pamoate", ["CN1CCCN=C1C=Cc1cccc(O)c1", "CN1CCCN=C1C=Cc1cccc(O)c1.OC(=O)c1cc2ccccc2c(Cc2c(O)c(C(=O)O)cc3ccccc23)c1O"]),
+    ],
+)
+def test_forms_of_one_drug_share_a_parent_key(family: str, smiles: list[str]) -> None:
+    keys = {read_structure(form).parent_key for form in smiles}
+    assert len(keys) == 1, family
+    assert None not in keys
+
+
+@pytest.mark.parametrize(
+    "smiles",
+    [
+        pytest.param("N.N.[Cl-].[Cl-].[Pt+2]", id="cisplatin is not ammonia"),
+        pytest.param("[Li+].[Cl-]", id="lithium chloride is not hydrochloric acid"),
+        pytest.param("OC(=O)c1cc2ccccc2c(Cc2c(O)c(C(=O)O)cc3ccccc23)c1O", id="pamoic acid itself"),
+        pytest.param(ASPIRIN, id="one part"),
+    ],
+)
+def test_what_has_no_counter_ion_is_its_own_parent(smiles: str) -> None:
+    structure = read_structure(smiles)
+    assert structure.inchikey is not None
+    assert structure.parent_key == structure.inchikey[:14]
+
+
+@pytest.mark.parametrize("smiles", ["", "not a smiles", "C1CC", "[NH3][Pt]([NH3])(Cl)Cl"])
+def test_unreadable_smiles_give_nothing_and_say_nothing(smiles: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert read_structure(smiles) == (None, None)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_inchikeys_are_cleaned() -> None:
+    given = pd.Series(
+        [f"InChIKey={ASPIRIN_INCHIKEY}", f" {ASPIRIN_INCHIKEY} ", "-666", "", None, ASPIRIN_INCHIKEY.lower(), "BSYNRYMUTXBXSQ"]
+    )
+    assert cleaned_inchikey(given).tolist() == [ASPIRIN_INCHIKEY, ASPIRIN_INCHIKEY, None, None, None, None, None]
+
+
+# ---- the shipped answers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Aurora", "ZM", "GSK", "Tie2", "Tubastatin", "Anacardic", "Divalproex", "AMG", "Sodium", "12345"])
+def test_cut_names_do_not_resolve_by_accident(name: str) -> None:
+    assert shipped().compounds.resolve(compounds({"perturbagen": name}), "a_new_screen")["pubchem_cid"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "row", "cid"),
+    [
+        ("sciplex", {"perturbagen": "ZM"}, 9914412),
+        ("sciplex", {"perturbagen": "Glesatinib?(MGCD265)"}, 24901704),
+        ("l1000_phase1", {"source_perturbagen_id": "GNF2", "perturbagen": "GNF-2"}, 5311510),
+        ("l1000_phase2", {"source_perturbagen_id": "DMSO", "perturbagen": "DMSO"}, 679),
+        ("tahoe", {"perturbagen": "DMSO_TF"}, 679),
+        ("op3", {"perturbagen": "Dimethyl Sulfoxide"}, 679),
+        ("cigs_tcm", {"source_perturbagen_id": "Cpd0165", "perturbagen": "Dipsacoside B"}, 24148538),
+        ("novartis", {"inchikey": "IAZDPXIOMUYVGZ-UHFFFAOYSA-N", "perturbagen": "CB-43-EP73"}, 679),
+        ("vcpi_0001", {"smiles": "CS(C)=O", "perturbagen": "x"}, 679),
+        ("any", {"perturbagen": "Paclitaxel"}, 36314),
+        ("any", {"perturbagen": "vorinostat"}, 5311),
+        ("any", {"perturbagen": "SAHA (Vorinostat)"}, 5311),
+        ("any", {"perturbagen": "Belinostat (PXD101)"}, 6918638),
+        ("any", {"perturbagen": "Luminespib (AUY-922,NVP-AUY922)"}, 10096043),
+        # salts are compounds of their own
+        ("any", {"perturbagen": "Doxorubicin"}, 31703),
+        ("any", {"perturbagen": "Doxorubicin (Adriamycin) HCl"}, 443939),
+        ("any", {"perturbagen": "Mitoxantrone"}, 4212),
+        ("any", {"perturbagen": "Mitoxantrone 2HCl"}, 51082),
+        ("any", {"perturbagen": "Topotecan"}, 60700),
+        ("any", {"perturbagen": "Topotecan HCl"}, 60699),
+        ("any", {"smiles": IMATINIB}, 5291),
+        ("any", {"smiles": IMATINIB + ".CS(=O)(=O)O"}, 123596),
+    ],
+)
+def test_shipped_answers(dataset: str, row: dict[str, object], cid: int) -> None:
+    assert shipped().compounds.resolve(compounds(row), dataset)["pubchem_cid"].tolist() == [cid]
+
+
+def test_the_shipped_table_leads_from_each_key_to_one_compound() -> None:
+    answers = shipped().compounds.answers
+    assert answers["pubchem_cid"].is_unique
+    assert answers["inchikey"].dropna().is_unique
+    assert answers[["source", "date", "parent_key"]].notna().all(axis=None)
+    keys = pd.concat([answers["name"], answers["aliases"].str.split(";").explode()]).dropna()
+    assert name_key(keys).notna().all(), "numeric names"
+    claims = pd.DataFrame({"key": name_key(keys), "compound": keys.index}).drop_duplicates()
+    assert claims["key"].is_unique
+
+
+def test_identities_fit_the_contract() -> None:
+    answers = shipped().compounds.answers
+    asked = compounds(*answers[["name"]].rename(columns={"name": "perturbagen"}).dropna().to_dict("records"))
+    found = shipped().compounds.resolve(asked, "any")
+    assert found["pubchem_cid"].notna().all()
+    assert set(found["pubchem_cid_source"]) <= set(HARMONIZED_OBS["pubchem_cid_source"].allowed)
+    for column in ("inchikey", "parent_key"):
+        pattern = HARMONIZED_OBS[column].pattern
+        assert pattern is not None
+        assert found[column].dropna().str.fullmatch(pattern).all()

@@ -1,0 +1,206 @@
+"""Genes: keys to current ids, and merging of columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from perturbridge_dagster.contract import HARMONIZED_VAR
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.identity.build_snapshot import _ensembl_keys, _entrez_keys
+from perturbridge_dagster.identity.genes import STATUSES, merge_genes
+from perturbridge_dagster.identity.snapshot import shipped
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "ensembl_id", "status"),
+    [
+        ("ensembl", "ENSG00000141510", "ENSG00000141510", "current"),
+        ("ensembl", "ENSG00000141510.17", "ENSG00000141510", "current"),
+        ("ensembl", "ENSG99999999999", None, "unknown"),
+        # out of use; the Entrez gene (SOD2, HOMEZ, PAXX) has no current NCBI link, but GENCODE has its symbol once
+        ("ensembl", "ENSG00000112096", "ENSG00000291237", "replaced"),
+        ("ensembl", "ENSG00000215271", "ENSG00000290292", "replaced"),
+        ("ensembl", "ENSG00000148362", "ENSG00000310560", "replaced"),
+        ("ensembl", "TP53", None, "unknown"),
+        ("entrez", 7157, "ENSG00000141510", "current"),
+        ("entrez", "7157", "ENSG00000141510", "current"),
+        ("entrez", 7157.0, "ENSG00000141510", "current"),
+        # two current Ensembl ids, one with the gene's symbol
+        ("entrez", 6813, "ENSG00000076944", "current"),
+        # two with its symbol: the lower
+        ("entrez", 9782, "ENSG00000015479", "current"),
+        # several, none with its symbol
+        ("entrez", 2576, None, "ambiguous"),
+        ("symbol", "TP53", "ENSG00000141510", "current"),
+        ("symbol", "C18ORF21", "ENSG00000141428", "current"),
+        ("symbol", "SEPT7", "ENSG00000122545", "replaced"),
+        ("symbol", "AARS", "ENSG00000090861", "replaced"),
+        ("symbol", "HIST1H2BK", "ENSG00000197903", "replaced"),
+        # alias of two genes
+        ("symbol", "MUM1", None, "ambiguous"),
+        # symbol of many genes
+        ("symbol", "Y_RNA", None, "ambiguous"),
+        ("symbol", "2024-09-07 00:00:00", None, "unknown"),
+        ("symbol", None, None, "unknown"),
+        ("symbol", "", None, "unknown"),
+    ],
+)
+def test_shipped_answers(kind: str, key: object, ensembl_id: str | None, status: str) -> None:
+    row = shipped().genes.resolve([key], kind).iloc[0]  # type: ignore[arg-type]
+    assert (row["ensembl_id"], row["status"]) == (ensembl_id, status)
+
+
+@pytest.mark.parametrize(
+    ("old", "links", "ensembl_id", "status"),
+    [
+        pytest.param("OLD", [("1", "A", "OLD"), ("1", "A", "E1")], "E1", "replaced", id="one current link"),
+        pytest.param("OLD", [("1", "A", "OLD")], "E1", "replaced", id="same symbol"),
+        pytest.param("OLD", [("1", "A", "OLD"), ("2", "X", "E1")], None, "retired", id="the symbol is another Entrez gene's"),
+        pytest.param("OLD", [("1", "D", "OLD")], None, "retired", id="symbol of two genes"),
+        pytest.param("OLD", [("1", "X", "OLD")], None, "retired", id="symbol of none"),
+        pytest.param(
+            "OLD", [("1", "A", "OLD"), ("1", "A", "E2"), ("1", "A", "E1")], "E1", "replaced", id="of two links the one of its symbol"
+        ),
+        pytest.param("OLD", [("1", "X", "OLD"), ("1", "X", "E2"), ("1", "X", "E1")], None, "ambiguous", id="two links, no symbol"),
+        pytest.param("OLD", [("1", "A", "OLD"), ("2", "B", "OLD")], None, "ambiguous", id="two Entrez genes"),
+        pytest.param("OLD", [("1", "A", "OLD"), ("2", "X", "OLD")], "E1", "replaced", id="two Entrez genes, one leads nowhere"),
+    ],
+)
+def test_an_id_out_of_use_goes_where_its_entrez_gene_leads(
+    old: str, links: list[tuple[str, str, str]], ensembl_id: str | None, status: str
+) -> None:
+    genes = pd.DataFrame([("E1", "A"), ("E2", "B"), ("E3", "D"), ("E4", "D"), ("E5", None)], columns=["ensembl_id", "symbol"])
+    ncbi = pd.DataFrame(links, columns=["entrez", "symbol", "ensembl_id"])
+    keys = _ensembl_keys(genes, ncbi, _entrez_keys(genes, ncbi)).set_index("key")
+    answer = keys.loc[old, "ensembl_id"]
+    assert (None if pd.isna(answer) else answer, keys.loc[old, "status"]) == (ensembl_id, status)
+
+
+def test_order_and_index_are_kept() -> None:
+    found = shipped().genes.resolve(pd.Series(["EGFR", "nothing", "TP53", "EGFR"], index=list("dcba")), "symbol")
+    assert found.index.tolist() == list("dcba")
+    assert found["symbol"].tolist() == ["EGFR", None, "TP53", "EGFR"]
+    assert list(found.columns) == ["ensembl_id", "symbol", "status", "found"]
+
+
+def test_the_shipped_tables_fit_each_other() -> None:
+    genes, keys = shipped().genes.genes, shipped().genes.keys
+    pattern = HARMONIZED_VAR["ensembl_id"].pattern
+    assert pattern is not None
+    assert genes["ensembl_id"].is_unique
+    assert genes["ensembl_id"].str.fullmatch(pattern).all()
+    assert not keys.duplicated(["kind", "key"]).any()
+    assert set(keys["status"]) <= set(STATUSES)
+    assert set(keys["ensembl_id"].dropna()) <= set(genes["ensembl_id"])
+    # an id is given if and only if there is a single current gene
+    assert (keys["ensembl_id"].notna() == keys["status"].isin(["current", "replaced"])).all()
+    # a current id is never said to be replaced
+    assert not keys[keys["kind"] == "ensembl"]["key"].isin(genes["ensembl_id"]).any()
+
+
+@pytest.mark.real_data
+def test_every_landmark_gene_has_an_ensembl_id_of_its_own(real_data: Path) -> None:
+    genes = pd.read_csv(real_data / "lincs_metadata" / "GSE92742_Broad_LINCS_gene_info.txt", sep="\t")
+    landmarks = genes[genes["pr_is_lm"] == 1]
+    found = shipped().genes.resolve(landmarks["pr_gene_id"], "entrez")
+    assert len(found) == 978
+    assert (found["status"] == "current").all()
+    assert found["ensembl_id"].nunique() == 978
+    # symbol and Entrez id of one gene never lead to different genes
+    both = found.assign(other=shipped().genes.resolve(landmarks["pr_gene_symbol"], "symbol")["ensembl_id"]).dropna()
+    assert len(both) > 950
+    assert (both["ensembl_id"] == both["other"]).all()
+
+
+@pytest.mark.real_data
+def test_most_genes_of_an_older_release_are_current(real_data: Path) -> None:
+    genes = pd.read_parquet(real_data / "tahoe_explorer_metadata" / "gene_metadata.parquet")
+    found = shipped().genes.resolve(genes["ensembl_id"], "ensembl")["status"].value_counts()
+    # Ensembl's archive counts 61,455 current ones among the same 62,710
+    assert found["current"] == pytest.approx(61_455, abs=50)
+
+
+# ---- merging ------------------------------------------------------------------------------------------------------------------
+
+
+def resolved(*ensembl_ids: str | None) -> pd.DataFrame:
+    return pd.DataFrame({"ensembl_id": list(ensembl_ids), "symbol": [None if name is None else f"S{name[-1]}" for name in ensembl_ids]})
+
+
+def matrix(values: np.ndarray, n_genes: int) -> ad.AnnData:
+    obs = pd.DataFrame({"plate": ["p"] * values.shape[0]}, index=[f"s{i}" for i in range(values.shape[0])])
+    return ad.AnnData(X=values, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)]))
+
+
+E1, E2, E3 = "ENSG00000000001", "ENSG00000000002", "ENSG00000000003"
+COUNTS = np.array([[1, 2, 3, 4, 5], [0, 0, 7, 0, 1]], dtype=np.int64)
+
+
+@pytest.mark.parametrize("form", [np.array, sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float32])
+def test_counts_of_one_gene_are_summed(form: type, dtype: type) -> None:
+    samples, reconciliation = merge_genes(matrix(form(COUNTS.astype(dtype)), 5), resolved(E2, None, E1, E2, E3), normalized=False)
+    values = samples.X.toarray() if sparse.issparse(samples.X) else samples.X
+    np.testing.assert_array_equal(values, [[3, 5, 5], [7, 0, 1]])
+    assert samples.X.dtype == dtype
+    assert sparse.issparse(samples.X) == (form is not np.array)
+    assert samples.var_names.tolist() == [E1, E2, E3]
+    assert samples.var_names.name == "ensembl_id"
+    assert samples.var["symbol"].tolist() == ["S1", "S2", "S3"]
+    assert samples.var["source_gene_id"].tolist() == ["g2", "g0;g3", "g4"]
+    assert samples.var["is_merged"].tolist() == [False, True, False]
+    assert [samples.var.index.name, *samples.var.columns] == HARMONIZED_VAR.names
+    assert samples.obs["plate"].tolist() == ["p", "p"]
+    assert reconciliation[["n_in", "n_dropped", "n_out"]].to_numpy().tolist() == [[5, 1, 4], [4, 1, 3]]
+
+
+def test_normalized_values_of_one_gene_are_dropped() -> None:
+    values = COUNTS.astype(np.float32) + 0.5
+    values[1, 2] = np.nan
+    samples, reconciliation = merge_genes(matrix(values, 5), resolved(E2, None, E1, E2, E3), normalized=True)
+    np.testing.assert_array_equal(samples.X, values[:, [2, 4]])
+    assert samples.var_names.tolist() == [E1, E3]
+    assert not samples.var["is_merged"].any()
+    assert reconciliation[["n_in", "n_dropped", "n_out"]].to_numpy().tolist() == [[5, 1, 4], [4, 2, 2]]
+
+
+def test_no_gene_left() -> None:
+    samples, reconciliation = merge_genes(matrix(COUNTS, 5), resolved(None, None, None, None, None), normalized=False)
+    assert samples.shape == (2, 0)
+    assert reconciliation["n_out"].tolist() == [0, 0]
+
+
+def test_another_number_of_genes_is_refused() -> None:
+    with pytest.raises(InputError, match="2 resolved genes for 5 columns"):
+        merge_genes(matrix(COUNTS, 5), resolved(E1, E2), normalized=False)
+
+
+def test_the_input_is_left_as_it_was_and_the_result_can_be_written(tmp_path: Path) -> None:
+    before = matrix(sparse.csr_matrix(COUNTS), 5)
+    copy = before.copy()
+    answers = resolved(E2, None, E1, E2, E3)
+    answers.loc[2, "symbol"] = None
+    samples, _ = merge_genes(before, answers, normalized=False)
+    samples.write_h5ad(tmp_path / "samples.h5ad")
+    assert ad.read_h5ad(tmp_path / "samples.h5ad").var["symbol"].isna().tolist() == [True, False, False]
+    np.testing.assert_array_equal(before.X.toarray(), copy.X.toarray())
+    assert before.var_names.equals(copy.var_names)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from([E1, E2, E3, None]), min_size=1, max_size=12), st.integers(0, 2**31))
+def test_merging_keeps_every_count_of_a_resolved_gene(ensembl_ids: list[str | None], seed: int) -> None:
+    counts = np.random.default_rng(seed).integers(0, 50, size=(3, len(ensembl_ids)))
+    samples, reconciliation = merge_genes(matrix(sparse.csr_matrix(counts), len(ensembl_ids)), resolved(*ensembl_ids), normalized=False)
+    kept = np.array([name is not None for name in ensembl_ids])
+    np.testing.assert_array_equal(np.asarray(samples.X.sum(axis=1)).ravel(), counts[:, kept].sum(axis=1))
+    assert (reconciliation["n_in"] - reconciliation["n_dropped"] == reconciliation["n_out"]).all()
+    assert reconciliation["n_out"].iloc[-1] == samples.n_vars
