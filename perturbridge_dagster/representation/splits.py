@@ -1,0 +1,424 @@
+"""Who is held out: the published scalar split, the molecule hold-out split, and what each of them promises.
+
+Belongs here: assigning conditions to train, val and test, and functions that show where a split breaks its promise. Does not belong
+here: values, vocabularies or files.
+
+What the splits promise, and what they do not:
+
+* The scalar split holds out (dataset, context, perturbation) units. Every held-out perturbation is trained elsewhere, perhaps in
+  another context of the same dataset. It is no test of unseen compounds.
+* The molecule split holds a molecule out of a whole dataset. It is trained in at least one other dataset. It tests transfer
+  between datasets, not unseen compounds either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter, defaultdict
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from perturbridge_dagster.errors import InputError
+
+SPLITS = ("train", "val", "test")
+CONTROL = "Control"
+"""Reserved perturbation symbol of an untreated sample; no molecule."""
+
+UNIT = ["dataset", "context", "perturbation"]
+"""Columns of the unit that the scalar split holds out."""
+
+MoleculeKey = Literal["cid", "parent"]
+
+_FEW_SHARED = 20
+_SWAP_SEED_OFFSET = 2000
+_HALVING_SEED_OFFSET = 5000
+
+
+def _require(conditions: pd.DataFrame, columns: list[str]) -> None:
+    missing = [name for name in columns if name not in conditions.columns]
+    if missing:
+        raise InputError(f"conditions lack {', '.join(missing)}", expected=f"columns {', '.join(columns)}")
+
+
+def _text(conditions: pd.DataFrame, column: str) -> pd.Series[str]:
+    """A column of symbols as text; refuses missing ones, and numbers that would gain a decimal point."""
+    values = conditions[column]
+    if pd.api.types.is_float_dtype(values):
+        raise InputError("symbols are floating-point numbers", column=column, expected="text or integers, such as '2244'")
+    text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
+    empty = np.flatnonzero((text == "").to_numpy())
+    if len(empty):
+        raise InputError(
+            f"{len(empty):,} missing symbols", rows=list(conditions.index[empty]), column=column, advice="Drop these rows first."
+        )
+    return text
+
+
+# ---- the published scalar split ----------------------------------------------------------------------------------------------
+
+
+def assign_units(conditions: pd.DataFrame, *, seed: int = 13) -> pd.DataFrame:
+    """Assign each (dataset, context, perturbation) unit to a split, and say how it came there.
+
+    The published procedure (facts: Chem-PerturBridge LPM):
+
+    1. In each dataset, permute the units and hold out the first ⌊0.3 n⌋.
+    2. A held-out unit whose perturbation is trained nowhere changes places with a train unit of its dataset whose perturbation is
+       trained in another dataset too; without such a unit it moves to train alone.
+    3. Permute the perturbations still held out; the first half goes to val, the rest to test.
+
+    The published row order is not known. Here units are sorted by dataset, context and perturbation as text, and every dataset starts
+    a generator of its own, so the result depends neither on the order of rows nor on other datasets' sizes.
+
+    Parameters
+    ----------
+    conditions
+        Columns dataset, context, perturbation; one or more rows a unit.
+    seed
+        Seeds ``RandomState(seed)`` in step 1, ``seed + 2000`` in step 2, ``seed + 5000`` in step 3.
+
+    Returns
+    -------
+    DataFrame
+        One row a unit, sorted: dataset, context, perturbation, split, and `move`: ``"none"``, ``"swapped_to_train"``,
+        ``"swapped_to_held_out"`` or ``"moved_to_train"``.
+
+    Raises
+    ------
+    InputError
+        If a column is absent or a symbol is missing.
+    """
+    _require(conditions, UNIT)
+    units = pd.DataFrame({name: _text(conditions, name) for name in UNIT}).drop_duplicates().sort_values(UNIT, ignore_index=True)
+    perturbation, _ = pd.factorize(units["perturbation"], sort=True)
+    dataset, _ = pd.factorize(units["dataset"], sort=True)
+    rows_of_dataset = [np.flatnonzero(dataset == code) for code in range(dataset.max(initial=-1) + 1)]
+
+    held_out = np.zeros(len(units), dtype=bool)
+    for rows in rows_of_dataset:
+        permuted = np.random.RandomState(seed).permutation(rows)
+        held_out[permuted[: len(rows) * 3 // 10]] = True
+
+    move = np.full(len(units), "none", dtype=object)
+    orphan = held_out & ~np.isin(perturbation, perturbation[~held_out])
+    # number of train units by perturbation and dataset, kept up to date so that no swap removes a perturbation's last training
+    trained: defaultdict[int, Counter[int]] = defaultdict(Counter)
+    for code, where in zip(perturbation[~held_out], dataset[~held_out], strict=True):
+        trained[code][where] += 1
+
+    def trained_in_another_dataset(row: int) -> bool:
+        counts = trained[perturbation[row]]
+        return any(count > 0 for where, count in counts.items() if where != dataset[row])
+
+    for rows in rows_of_dataset:
+        orphans = rows[orphan[rows]]
+        candidates = [row for row in rows[~held_out[rows]] if trained_in_another_dataset(row)]
+        shuffled = iter(np.random.RandomState(seed + _SWAP_SEED_OFFSET).permutation(candidates).astype(int))
+        for row in orphans:
+            partner = next((candidate for candidate in shuffled if trained_in_another_dataset(candidate)), None)
+            if partner is not None:
+                held_out[partner] = True
+                move[partner] = "swapped_to_held_out"
+                trained[perturbation[partner]][dataset[partner]] -= 1
+            held_out[row] = False
+            move[row] = "moved_to_train" if partner is None else "swapped_to_train"
+            trained[perturbation[row]][dataset[row]] += 1
+
+    remaining = np.unique(perturbation[held_out])
+    shuffled_perturbations = np.random.RandomState(seed + _HALVING_SEED_OFFSET).permutation(remaining)
+    in_val = np.isin(perturbation, shuffled_perturbations[: len(remaining) // 2])
+    units["split"] = np.select([~held_out, in_val], ["train", "val"], "test")
+    units["move"] = move
+    return units
+
+
+def split_scalar(conditions: pd.DataFrame, *, seed: int = 13) -> pd.DataFrame:
+    """The published scalar split: 30 % of (dataset, context, perturbation) units held out, every perturbation trained somewhere.
+
+    Parameters
+    ----------
+    conditions
+        Columns dataset, context, perturbation; other columns, such as log_dose and time, are kept.
+    seed
+        See :func:`assign_units`.
+
+    Returns
+    -------
+    DataFrame
+        `conditions` in its own order and index, with a column ``split`` of train, val and test.
+
+    Raises
+    ------
+    InputError
+        If a column is absent or a symbol is missing.
+    """
+    units = assign_units(conditions, seed=seed)
+    keys = pd.MultiIndex.from_arrays([_text(conditions, name) for name in UNIT])
+    position = pd.MultiIndex.from_frame(units[UNIT]).get_indexer(keys)
+    return conditions.assign(split=units["split"].to_numpy(dtype=object)[position])
+
+
+def summarize_units(units: pd.DataFrame) -> pd.DataFrame:
+    """The report of a scalar split: units of each dataset by split, and how many moved.
+
+    Parameters
+    ----------
+    units
+        As :func:`assign_units` returns it.
+
+    Returns
+    -------
+    DataFrame
+        One row a dataset: dataset, n_units, n_first_held_out, n_swapped, n_moved_to_train, n_train, n_val, n_test.
+    """
+    moves = {name: units["move"] == name for name in ("swapped_to_train", "swapped_to_held_out", "moved_to_train")}
+    first_held_out = ((units["split"] != "train") & ~moves["swapped_to_held_out"]) | moves["swapped_to_train"] | moves["moved_to_train"]
+    marks = pd.DataFrame(
+        {
+            "dataset": units["dataset"],
+            "n_units": 1,
+            "n_first_held_out": first_held_out,
+            "n_swapped": moves["swapped_to_train"],
+            "n_moved_to_train": moves["moved_to_train"],
+            **{f"n_{name}": units["split"] == name for name in SPLITS},
+        }
+    )
+    return marks.groupby("dataset", sort=True).sum().astype(int).reset_index()
+
+
+# ---- the molecule hold-out split ---------------------------------------------------------------------------------------------
+
+
+def _molecules(conditions: pd.DataFrame, by: MoleculeKey) -> pd.DataFrame:
+    """The molecules of each row: columns row (position), dataset, molecule; a combination has several rows, Control none."""
+    if by not in ("cid", "parent"):
+        raise InputError(f"molecules cannot be told apart by {by!r}", expected="'cid' or 'parent'")
+    _require(conditions, ["dataset", "perturbation", *(["parent_key"] if by == "parent" else [])])
+    symbol = _text(conditions, "perturbation")
+    if by == "parent":
+        # Control has no structure, and a molecule without a known structure stands for itself
+        symbol = conditions["parent_key"].astype(object).where(conditions["parent_key"].notna() & (symbol != CONTROL), symbol)
+    code, symbols = pd.factorize(symbol)
+    tokens = [
+        (position, token)
+        for position, text in enumerate(symbols)
+        for token in sorted({part.strip() for part in str(text).split("+")} - {"", CONTROL})
+    ]
+    tokens_of_symbol = pd.DataFrame(tokens, columns=["symbol", "molecule"]).astype({"symbol": int, "molecule": object})
+    rows = pd.DataFrame({"row": np.arange(len(conditions)), "dataset": _text(conditions, "dataset").to_numpy(), "symbol": code})
+    return rows.merge(tokens_of_symbol, on="symbol").drop(columns="symbol").sort_values(["row", "molecule"], ignore_index=True)
+
+
+def held_out_molecules(conditions: pd.DataFrame, *, by: MoleculeKey = "cid", seed: int = 13) -> pd.DataFrame:
+    """Choose the molecules that each dataset holds out.
+
+    The published rules (facts: Chem-PerturBridge, molecule hold-out):
+
+    * A shared molecule occurs in at least one other dataset.
+    * Datasets are served by number of shared molecules, then name, ascending. A molecule may be held out of a dataset only while
+      another dataset that has it does not hold it out.
+    * With 20 shared molecules or more, ⌊0.1 · shared⌋ go to val and as many to test: the shared molecules, sorted as text, are
+      shuffled by ``random.Random`` seeded with the first 16 hexadecimal digits of SHA-256 of ``"<seed>:<dataset>"``; the list is
+      walked, filling val first.
+    * With fewer, every eligible molecule is held out, in the order of most samples, then name, each in whichever of val and test
+      has fewer samples so far; ties go to val.
+
+    Parameters
+    ----------
+    conditions
+        One row a sample: dataset, perturbation (molecules joined by ``+``; ``Control`` is none) and, for ``by="parent"``, parent_key
+        (where it is null the perturbation stands for itself).
+    by
+        Whether molecules are PubChem ids, or salt-stripped parents, so that salts of one drug are held out together.
+    seed
+        Part of the text that seeds each dataset's shuffle.
+
+    Returns
+    -------
+    DataFrame
+        dataset, rule (``ten_percent_shared_molecules`` or ``low_shared_sample_balanced``), split, molecule, samples_in_dataset and
+        other_training_datasets (names joined by ``;``), sorted by dataset, split, molecule.
+
+    Raises
+    ------
+    InputError
+        If a column is absent, a symbol is missing, or `by` is unknown.
+    """
+    counts = _molecules(conditions, by).groupby(["dataset", "molecule"], sort=True).size().rename("n_samples").reset_index()
+    datasets_of = {str(molecule): set(names) for molecule, names in counts.groupby("molecule")["dataset"]}
+    n_samples = dict(zip(zip(counts["dataset"], counts["molecule"], strict=True), counts["n_samples"].tolist(), strict=True))
+    shared = {
+        str(dataset): sorted(molecule for molecule in molecules if len(datasets_of[molecule]) > 1)
+        for dataset, molecules in counts.groupby("dataset")["molecule"]
+    }
+    holders: defaultdict[str, set[str]] = defaultdict(set)
+    chosen: list[tuple[str, str, str, str]] = []
+    for dataset in sorted(shared, key=lambda name: (len(shared[name]), name)):
+        eligible = [molecule for molecule in shared[dataset] if datasets_of[molecule] - holders[molecule] - {dataset}]
+        if len(shared[dataset]) >= _FEW_SHARED:
+            rule = "ten_percent_shared_molecules"
+            assigned = _tenth_each(shared[dataset], set(eligible), f"{seed}:{dataset}")
+        else:
+            rule = "low_shared_sample_balanced"
+            assigned = _balanced({molecule: n_samples[dataset, molecule] for molecule in eligible})
+        for molecule, split in assigned.items():
+            holders[molecule].add(dataset)
+            chosen.append((dataset, rule, split, molecule))
+    frame = pd.DataFrame(chosen, columns=["dataset", "rule", "split", "molecule"], dtype=object)
+    frame["samples_in_dataset"] = [n_samples[key] for key in zip(frame["dataset"], frame["molecule"], strict=True)]
+    frame["other_training_datasets"] = [";".join(sorted(datasets_of[name] - holders[name])) for name in frame["molecule"]]
+    return frame.sort_values(["dataset", "split", "molecule"], ignore_index=True)
+
+
+def _tenth_each(shared: list[str], eligible: set[str], seed_text: str) -> dict[str, str]:
+    """Walk the shuffled shared molecules; the first tenth of eligible ones is val, the next tenth test."""
+    target = len(shared) // 10
+    shuffled = list(shared)
+    random.Random(int(hashlib.sha256(seed_text.encode()).hexdigest()[:16], 16)).shuffle(shuffled)
+    walked = [molecule for molecule in shuffled if molecule in eligible][: 2 * target]
+    return {molecule: "val" if place < target else "test" for place, molecule in enumerate(walked)}
+
+
+def _balanced(n_samples: dict[str, int]) -> dict[str, str]:
+    """Give each molecule, most samples first, to whichever of val and test has fewer samples."""
+    total = {"val": 0, "test": 0}
+    assigned = {}
+    for molecule in sorted(n_samples, key=lambda name: (-n_samples[name], name)):
+        split = "val" if total["val"] <= total["test"] else "test"
+        assigned[molecule] = split
+        total[split] += n_samples[molecule]
+    return assigned
+
+
+def split_molecules(conditions: pd.DataFrame, *, by: MoleculeKey = "cid", seed: int = 13) -> pd.DataFrame:
+    """Split conditions so that held-out molecules are unseen in their dataset but trained in another.
+
+    Parameters
+    ----------
+    conditions
+        One row a sample, with columns dataset, context, perturbation (PubChem id as text; molecules of a combination joined by
+        ``+``), log_dose and time; for ``by="parent"`` also parent_key. Only dataset, perturbation and parent_key decide.
+    by
+        ``"cid"``, or ``"parent"`` to hold out salts and hydrates of one drug together.
+    seed
+        See :func:`held_out_molecules`, which states the rules.
+
+    Returns
+    -------
+    DataFrame
+        `conditions` in its own order and index, with a column ``split``: test if any molecule of the row is a test molecule of its
+        dataset, else val if any is a val molecule, else train.
+
+    Raises
+    ------
+    InputError
+        If a column is absent, a symbol is missing, or `by` is unknown.
+    """
+    held_out = held_out_molecules(conditions, by=by, seed=seed)
+    found = _molecules(conditions, by).merge(held_out[["dataset", "molecule", "split"]], on=["dataset", "molecule"])
+    split = np.full(len(conditions), "train", dtype=object)
+    for name in ("val", "test"):
+        split[found.loc[found["split"] == name, "row"].to_numpy()] = name
+    return conditions.assign(split=split)
+
+
+# ---- what the splits promise -------------------------------------------------------------------------------------------------
+
+_VIOLATION_COLUMNS = ["promise", "dataset", "perturbation", "n_conditions"]
+
+
+def _require_splits(conditions: pd.DataFrame) -> None:
+    _require(conditions, ["split"])
+    unknown = sorted(set(conditions["split"].astype(str)) - set(SPLITS))
+    if unknown:
+        raise InputError(f"splits named {', '.join(unknown)}", column="split", expected=", ".join(SPLITS))
+
+
+def _violations(parts: dict[str, pd.DataFrame], by: str) -> pd.DataFrame:
+    """Count the offending rows of each promise by dataset and symbol."""
+    counted = [
+        rows.groupby(["dataset", by], sort=True)
+        .size()
+        .rename("n_conditions")
+        .rename_axis(["dataset", "perturbation"])
+        .reset_index()
+        .assign(promise=promise)
+        for promise, rows in parts.items()
+        if len(rows)
+    ]
+    return (
+        pd.concat([pd.DataFrame(columns=_VIOLATION_COLUMNS), *counted], ignore_index=True)[_VIOLATION_COLUMNS]
+        if counted
+        else pd.DataFrame(columns=_VIOLATION_COLUMNS)
+    )
+
+
+def scalar_violations(conditions: pd.DataFrame) -> pd.DataFrame:
+    """Where a scalar split breaks its promise.
+
+    Promised: every held-out perturbation is trained somewhere; val and test share no perturbation; a (dataset, context, perturbation)
+    unit lies in one split, with all its doses and times.
+
+    Parameters
+    ----------
+    conditions
+        Columns dataset, context, perturbation, split.
+
+    Returns
+    -------
+    DataFrame
+        promise, dataset, perturbation, n_conditions (held-out conditions at fault); empty when the promise is kept.
+    """
+    _require(conditions, UNIT)
+    _require_splits(conditions)
+    held_out = conditions[conditions["split"] != "train"]
+    in_split = {name: set(conditions.loc[conditions["split"] == name, "perturbation"]) for name in SPLITS}
+    torn = conditions.groupby(UNIT)["split"].transform("nunique") > 1
+    return _violations(
+        {
+            "every held-out perturbation is trained": held_out[~held_out["perturbation"].isin(in_split["train"])],
+            "val and test share no perturbation": held_out[held_out["perturbation"].isin(in_split["val"] & in_split["test"])],
+            "a unit lies in one split": conditions[torn],
+        },
+        "perturbation",
+    )
+
+
+def molecule_violations(conditions: pd.DataFrame, *, by: MoleculeKey = "cid") -> pd.DataFrame:
+    """Where a molecule split breaks its promise.
+
+    Promised: every molecule of a held-out row is trained in some dataset; every held-out row has a molecule that its own dataset does
+    not train; no molecule alone in its rows lies in both val and test of a dataset. (A partner in combinations may.)
+
+    Parameters
+    ----------
+    conditions
+        As for :func:`split_molecules`, with the column split.
+    by
+        What tells molecules apart.
+
+    Returns
+    -------
+    DataFrame
+        promise, dataset, perturbation (the molecule), n_conditions; empty when the promise is kept.
+    """
+    _require_splits(conditions)
+    molecules = _molecules(conditions, by)
+    molecules["split"] = conditions["split"].astype(str).to_numpy()[molecules["row"]]
+    trained = molecules[molecules["split"] == "train"]
+    held_out = molecules[molecules["split"] != "train"]
+    own = pd.MultiIndex.from_frame(held_out[["dataset", "molecule"]]).isin(pd.MultiIndex.from_frame(trained[["dataset", "molecule"]]))
+    unseen_rows = set(held_out.loc[~own, "row"])
+    alone = held_out[held_out.groupby("row")["molecule"].transform("size") == 1]
+    both = alone.groupby(["dataset", "molecule"])["split"].transform("nunique") > 1
+    return _violations(
+        {
+            "every held-out molecule is trained in a dataset": held_out[~held_out["molecule"].isin(trained["molecule"])],
+            "a held-out row has a molecule its dataset does not train": held_out[~held_out["row"].isin(unseen_rows)],
+            "val and test of a dataset share no molecule": alone[both],
+        },
+        "molecule",
+    )
