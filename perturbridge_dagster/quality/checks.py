@@ -261,16 +261,15 @@ def compound_embeddings(folder: Path) -> Findings:
     import pandas as pd
 
     from perturbridge_dagster.representation.embeddings import read_embeddings
+    from perturbridge_dagster.representation.evaluation import MODEL
 
     embeddings = read_embeddings(folder / "embeddings.parquet")
     finite = np.isfinite(np.stack(embeddings["embedding"].to_list())).all(axis=1)
     frame = embeddings.drop(columns="embedding").assign(finite=finite)
     evaluation = read_parquet(folder / "evaluation.parquet", "compound_embeddings")
     test = evaluation[evaluation["split"] == "test"].set_index("predictor")["rmse"]
-    baselines = test.drop("model", errors="ignore")
-    compared = pd.DataFrame(
-        {"baseline": baselines.index, "rmse": baselines.to_numpy(), "gain": (baselines - test.get("model", np.nan)).to_numpy()}
-    )
+    baselines = test.drop(MODEL)
+    compared = pd.DataFrame({"baseline": baselines.index, "rmse": baselines.to_numpy(), "gain": (baselines - test[MODEL]).to_numpy()})
     better = _at_least("the model predicts the test split better than the baseline", "gain", 0, strictly=True, severity="warning")
     return {
         "vectors": [
@@ -279,9 +278,9 @@ def compound_embeddings(folder: Path) -> Findings:
                 [
                     _not_empty("there is at least one perturbation"),
                     _equal("every vector is finite", "finite", True),
-                    Rule("each perturbation has one vector", "ExpectColumnValuesToBeUnique", {"column": "perturbation"}),
+                    Rule("each perturbation has one vector", "ExpectColumnValuesToBeUnique", {"column": "symbol"}),
                 ],
-                ["perturbation"],
+                ["symbol", "perturbagen"],
             ),
             *validate(evaluation, table_rules(EVALUATION), ["predictor", "split"]),
         ],

@@ -72,15 +72,15 @@ def samples_by_cell_context(obs: pd.DataFrame, labels: dict[str, str]) -> bytes:
     figure = Figure(figsize=(10, 0.32 * len(contexts) + 2.2), layout="constrained")
     counts, doses = figure.subplots(1, 2, sharey=True)
     names = [f"{labels.get(context, context)} ({context})" if labels.get(context, context) != context else context for context in contexts]
-    treated = shown[~shown["is_control"]].groupby("cell_type").size().reindex(contexts, fill_value=0)
-    controls = shown[shown["is_control"]].groupby("cell_type").size().reindex(contexts, fill_value=0)
+    treated = shown[~shown["is_control"]].groupby("cell_type", observed=True).size().reindex(contexts, fill_value=0)
+    controls = shown[shown["is_control"]].groupby("cell_type", observed=True).size().reindex(contexts, fill_value=0)
     counts.barh(names, treated, color="#4a7fb0", label="treated")
     counts.barh(names, controls, left=treated, color="#c9c9c9", label="vehicle control")
     counts.set_xlabel("samples")
     counts.legend(frameon=False, loc="best")
     rows = {context: position for position, context in enumerate(contexts)}
     dosed = shown[~shown["is_control"] & (shown["pert_dose_uM"] > 0)]
-    points = dosed.groupby(["cell_type", "pert_dose_uM"]).size().reset_index(name="n")
+    points = dosed.groupby(["cell_type", "pert_dose_uM"], observed=True).size().reset_index(name="n")
     sizes = 12 + 160 * np.sqrt(points["n"] / max(points["n"].max(), 1)) if len(points) else []
     doses.scatter(points["pert_dose_uM"], points["cell_type"].map(rows), s=sizes, alpha=0.6, color="#4a7fb0")
     doses.set_xscale("log")

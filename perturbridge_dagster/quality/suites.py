@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from perturbridge_dagster.contract import CheckFamily, Field, Table
@@ -96,6 +97,17 @@ def table_rules(table: Table, family: CheckFamily | None = None) -> list[Rule]:
     return [rule for field in table if family is None or field.family == family for rule in field_rules(field)]
 
 
+@cache
+def _context() -> Any:
+    """One context a process: each makes a temporary folder."""
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+    return context
+
+
 def validate(frame: pd.DataFrame, rules: Sequence[Rule], key_columns: Sequence[str]) -> list[Finding]:
     """Validate a frame.
 
@@ -113,14 +125,11 @@ def validate(frame: pd.DataFrame, rules: Sequence[Rule], key_columns: Sequence[s
     One finding a rule, in their order.
     """
     import great_expectations as gx
-    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     if not rules:
         return []
     frame = frame.reset_index(drop=True)
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    asset = context.data_sources.add_pandas("frame").add_dataframe_asset("table")
+    asset = _context().data_sources.add_or_update_pandas("frame").add_dataframe_asset("table")
     batch = asset.add_batch_definition_whole_dataframe("all").get_batch({"dataframe": frame})
     findings = []
     for rule in rules:

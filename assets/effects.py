@@ -1,0 +1,101 @@
+"""Effects: what each perturbagen does to each gene, by limma, with replicates grouped and with each replicate alone."""
+
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets.making import Inputs, make, result
+from assets.partitions import partition_to_key
+from assets.planning import Part, Planner
+from assets.presentation import picture, stage_asset, table_metadata
+from assets.sources import harmonized_samples
+from perturbridge_dagster.contract import EFFECTS
+from perturbridge_dagster.errors import PerturbridgeError
+from resources.compute import Compute
+from resources.store import Output, Store
+
+
+class EffectsInputs(Inputs):
+    """Run configuration of the effects assets."""
+
+    compute_ahead: bool = Field(
+        default=False,
+        description="Compute all strata of the dataset in this run's payload, not only this partition's. Runs of the other "
+        "partitions then find their output and only record it. Worth it where strata are small and many.",
+    )
+
+
+def _ahead(stage: str, store: Store, partition: str, config: EffectsInputs) -> list[Part]:
+    """Parts of the dataset's other partitions, where they are asked for."""
+    if not config.compute_ahead:
+        return []
+    planner = Planner(store, allow_unaccepted=config.allow_unaccepted)
+    dataset, own = partition_to_key(stage, partition)
+    try:
+        return [part for context in planner.cell_contexts(dataset) if context != own for part in planner.plan(stage, (dataset, context))]
+    except PerturbridgeError:  # the partition's own plan meets the same refusal, and says so
+        return []
+
+
+def _metadata(outputs: list[Output]) -> dict[str, Any]:
+    """Tables and pictures of the strata of a partition."""
+    import pandas as pd
+
+    from perturbridge_dagster.effects.storage import open_effects
+
+    stored = [open_effects(output.folder) for output in outputs]
+    contrasts = pd.concat([stratum.contrasts for stratum in stored], ignore_index=True)
+    shown = [
+        "stratum",
+        "perturbagen",
+        "pert_dose_uM",
+        "pert_time_h",
+        "plate",
+        "n_treated",
+        "n_controls",
+        "n_significant",
+        "mean_abs_t",
+        "estimable",
+    ]
+    strongest = contrasts.sort_values(["n_significant", "mean_abs_t"], ascending=False)[shown].dropna(axis="columns", how="all")
+    metadata: dict[str, Any] = {}
+    for output in outputs:
+        label = "" if len(outputs) == 1 else f"_{output.key[-1]}"
+        metadata[f"strongest_contrast{label}"] = picture(output.folder / "figures" / "volcano.png")
+        metadata[f"p_values{label}"] = picture(output.folder / "figures" / "p_values.png")
+    return metadata | {
+        "strongest_contrasts": table_metadata(strongest, 15),
+        "contrasts": len(contrasts),
+        "genes": max(len(stratum.genes) for stratum in stored),
+        "not_estimable": int((~contrasts["estimable"]).sum()),
+        "dagster/row_count": sum(len(stratum.contrasts) * len(stratum.genes) for stratum in stored),
+    }
+
+
+@stage_asset("condition_effects", table=EFFECTS, kinds={"r", "parquet"}, deps=[harmonized_samples])
+def condition_effects(
+    context: dg.AssetExecutionContext, store: Store, compute: Compute, config: EffectsInputs
+) -> dg.MaterializeResult[Any]:
+    """Effect of each condition (perturbagen × dose × time) against its vehicle controls, replicates grouped: limma on the whole stratum.
+
+    Counts go through edgeR's filter, TMM and voom; intensities straight into limma with a trend. Stale when the stratum's content,
+    the code of this stage, or the version of R, limma or edgeR changes; not when another stratum of the dataset changes.
+    """
+    ahead = _ahead("condition_effects", store, context.partition_key, config)
+    outputs = make(context, store, compute, config, ahead=ahead)
+    return result(outputs, _metadata(outputs))
+
+
+@stage_asset("replicate_effects", table=EFFECTS, kinds={"r", "parquet"}, deps=[harmonized_samples])
+def replicate_effects(
+    context: dg.AssetExecutionContext, store: Store, compute: Compute, config: EffectsInputs
+) -> dg.MaterializeResult[Any]:
+    """Effect of each single replicate against its vehicle controls; what replicate agreement compares.
+
+    The residual variance comes from the controls alone, so P values of single replicates are unstable: use them to compare
+    replicates, not to call genes. Stale for the same reasons as condition_effects.
+    """
+    ahead = _ahead("replicate_effects", store, context.partition_key, config)
+    outputs = make(context, store, compute, config, ahead=ahead)
+    return result(outputs, _metadata(outputs))

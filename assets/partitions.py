@@ -1,0 +1,61 @@
+"""Partitions, and how a partition key becomes the key of an output.
+
+Datasets, cell contexts and dataset pairs are dynamic: a new release becomes a partition at run time. Of dataset × cell context
+only real strata are ever requested (``sensors.py``).
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.planning import CORPORA, EFFECTS_STAGES, MODELS
+from perturbridge_dagster.registry import dataset_pairs, pair_key
+from resources.store import Key, Store
+
+DATASET = dg.DynamicPartitionsDefinition(name="dataset")
+CELL_CONTEXT = dg.DynamicPartitionsDefinition(name="cell_context")
+DATASET_CELL_CONTEXT = dg.MultiPartitionsDefinition({"dataset": DATASET, "cell_context": CELL_CONTEXT})
+DATASET_PAIR = dg.DynamicPartitionsDefinition(name="dataset_pair")
+CORPUS = dg.StaticPartitionsDefinition(list(CORPORA))
+CORPUS_MODEL = dg.MultiPartitionsDefinition({"corpus": CORPUS, "model": dg.StaticPartitionsDefinition(list(MODELS))})
+
+PARTITIONS: dict[str, dg.PartitionsDefinition[str]] = {
+    "source_files": DATASET,
+    "harmonized_samples": DATASET,
+    **dict.fromkeys(EFFECTS_STAGES.values(), DATASET_CELL_CONTEXT),
+    "matched_conditions": DATASET_PAIR,
+    "cross_dataset_agreement": DATASET_PAIR,
+    "replicate_agreement": DATASET,
+    "training_corpus": CORPUS,
+    "compound_embeddings": CORPUS_MODEL,
+}
+"""Stage → its partitions."""
+
+
+def partition_to_key(stage: str, partition: str) -> Key:
+    """Key of the outputs of a Dagster partition."""
+    definition = PARTITIONS[stage]
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        by_dimension = definition.get_partition_key_from_str(partition).keys_by_dimension
+        return tuple(by_dimension[name] for name in _dimension_order(definition))
+    return (partition,)
+
+
+def key_to_partition(stage: str, key: Key) -> str:
+    """Dagster partition of a key."""
+    definition = PARTITIONS[stage]
+    if isinstance(definition, dg.MultiPartitionsDefinition):
+        return dg.MultiPartitionKey(dict(zip(_dimension_order(definition), key, strict=True)))
+    return key[0]
+
+
+def _dimension_order(definition: dg.MultiPartitionsDefinition) -> tuple[str, ...]:
+    """Dimensions in the order keys have them; Dagster sorts them by name."""
+    return ("dataset", "cell_context") if definition is DATASET_CELL_CONTEXT else ("corpus", "model")
+
+
+def register_datasets(instance: dg.DagsterInstance, store: Store) -> None:
+    """Make partitions of the configured datasets and their pairs."""
+    datasets = list(store.source_folders())
+    instance.add_dynamic_partitions("dataset", datasets)
+    instance.add_dynamic_partitions("dataset_pair", [pair_key(left, right) for left, right in dataset_pairs(datasets)])

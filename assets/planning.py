@@ -1,0 +1,290 @@
+"""What each partition needs: the requests that would make it from what is accepted now.
+
+Assets run these requests, the sensor asks for the partitions whose requests are not met, coverage shows the difference, and
+``materialize`` walks through them in order. So all four agree on what is missing, stale or waiting. Belongs here: stage and
+partition → requests, and partition → state. Does not belong here: running anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from perturbridge_dagster.errors import InputError, PerturbridgeError
+from perturbridge_dagster.payloads.requests import Input, Request, failure_of
+from perturbridge_dagster.registry import dataset as registered
+from perturbridge_dagster.registry import dataset_pairs, pair_key, split_pair_key
+from perturbridge_dagster.stages import STAGES
+from resources.store import Key, Output, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+State = Literal["current", "missing", "stale", "failed", "unaccepted", "waiting"]
+
+CORPORA = ("all",)
+MODELS = ("scalar_lpm",)
+EFFECTS_STAGES = {"grouped": "condition_effects", "separate": "replicate_effects"}
+
+
+class WaitingError(PerturbridgeError):
+    """A partition whose inputs are not there yet; the message names them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One output of a partition: effects have one a stratum, every other stage has one."""
+
+    stage: str
+    key: Key
+    request: Request
+
+
+def _part(store: Store, stage: str, key: Key, *, arguments: dict[str, Any], inputs: dict[str, Input], code: str = "") -> Part:
+    """A part whose request is of this stage's code version, with `code` (versions of R packages, say) added to it."""
+    version = "; ".join(filter(None, (STAGES[stage].code_version, code)))
+    return Part(stage, key, Request(stage, arguments, inputs, version, str(store.folder(stage, key))))
+
+
+class Planner:
+    """Plans requests against a store.
+
+    Parameters
+    ----------
+    store
+        The platform's home.
+    allow_unaccepted
+        Whether inputs that have not passed their blocking checks may be used. They are then named in the request, so that a
+        tainted output is never taken for a clean one.
+    """
+
+    def __init__(self, store: Store, *, allow_unaccepted: bool = False) -> None:
+        self.store = store
+        self.allow_unaccepted = allow_unaccepted
+        self._strata: dict[str, pd.DataFrame] = {}
+
+    def plan(self, stage: str, key: Key) -> list[Part]:
+        """The parts of a partition.
+
+        Parameters
+        ----------
+        stage
+            Name of a stage.
+        key
+            ``(dataset,)``, ``(dataset, cell_context)``, ``(dataset_pair,)``, ``(corpus,)`` or ``(corpus, model)``.
+
+        Raises
+        ------
+        WaitingError
+            If an input has not been materialized.
+        UnacceptedInputError
+            If an input has not passed its blocking checks.
+        InputError
+            If the key is not a real partition.
+        """
+        planners: dict[str, Callable[..., list[Part]]] = {
+            "source_files": self._source_files,
+            "harmonized_samples": self._harmonized_samples,
+            "condition_effects": partial(self._effects, "grouped"),
+            "replicate_effects": partial(self._effects, "separate"),
+            "matched_conditions": self._matched_conditions,
+            "cross_dataset_agreement": self._cross_dataset_agreement,
+            "replicate_agreement": self._replicate_agreement,
+            "training_corpus": self._training_corpus,
+            "compound_embeddings": self._compound_embeddings,
+        }
+        return planners[stage](*key)
+
+    def keys(self, stage: str) -> list[Key]:
+        """The real partitions of a stage, as far as they are known now."""
+        datasets = list(self.store.source_folders())
+        if stage in ("source_files", "harmonized_samples", "replicate_agreement"):
+            return [(dataset,) for dataset in datasets]
+        if stage in EFFECTS_STAGES.values():
+            return [
+                (dataset, context)
+                for dataset in datasets
+                if self.store.current("harmonized_samples", (dataset,))
+                for context in self.cell_contexts(dataset)
+            ]
+        if stage in ("matched_conditions", "cross_dataset_agreement"):
+            return [(pair_key(left, right),) for left, right in dataset_pairs(datasets)]
+        if stage == "training_corpus":
+            return [(corpus,) for corpus in CORPORA]
+        return [(corpus, model) for corpus in CORPORA for model in MODELS]
+
+    def outputs(self, stage: str, key: Key) -> list[Output]:
+        """The current outputs of a partition, whatever made them: one a stratum for effects, else one at most."""
+        keys = [key]
+        if stage in EFFECTS_STAGES.values():
+            dataset, context = key
+            strata = self.strata(dataset)
+            keys = [(dataset, stratum) for stratum in strata.loc[strata["cell_type"] == context, "stratum"]]
+        return [output for name in keys if (output := self.store.current(stage, name)) is not None]
+
+    def state(self, stage: str, key: Key) -> tuple[State, str]:
+        """State of a partition and, where something is to say, why.
+
+        Returns
+        -------
+        ``current``; ``missing`` (could be computed now); ``stale`` (its inputs or code changed); ``failed`` (the last try with
+        these inputs failed); ``unaccepted`` (a blocking check has not passed); ``waiting`` (an input is missing or unaccepted).
+        """
+        try:
+            parts = self.plan(stage, key)
+        except PerturbridgeError as error:
+            return "waiting", str(error)
+        if failures := [f"{' '.join(part.key)}: {text}" for part in parts if (text := failure_of(part.request))]:
+            return "failed", "; ".join(failures)
+        outputs = [self.store.current(part.stage, part.key) for part in parts]
+        if any(output is None for output in outputs):
+            return "missing", ""
+        if not all(self.store.is_current(part.stage, part.key, part.request) for part in parts):
+            return "stale", "inputs or code have changed since it was made"
+        lacking = {check for output in outputs if output for check in output.unaccepted_checks()}
+        if lacking:
+            return "unaccepted", f"blocking check {', '.join(sorted(lacking))} has not passed"
+        return "current", ""
+
+    # ---- inputs --------------------------------------------------------------------------------------------------------------
+
+    def _accepted(self, stage: str, key: Key, taints: list[str]) -> Output:
+        """The current output of an input stage, refused unless accepted or allowed."""
+        output = self.store.current(stage, key)
+        if output is None:
+            raise WaitingError(f"{stage} {' '.join(key)} is not there yet; materialize it first.")
+        taint = self.store.require_accepted(output, allow_unaccepted=self.allow_unaccepted)
+        if taint:
+            taints.append(taint)
+        return output
+
+    def strata(self, dataset: str) -> pd.DataFrame:
+        """The strata table of a dataset's current harmonized samples, accepted or not."""
+        from perturbridge_dagster.written import read_parquet
+
+        output = self.store.current("harmonized_samples", (dataset,))
+        if output is None:
+            raise WaitingError(f"harmonized_samples {dataset} is not there yet; materialize it first.")
+        if output.digest not in self._strata:
+            self._strata[output.digest] = read_parquet(output.folder / "strata.parquet", "harmonized_samples")
+        return self._strata[output.digest]
+
+    def cell_contexts(self, dataset: str) -> list[str]:
+        """Cell contexts of a dataset, sorted."""
+        return sorted(self.strata(dataset)["cell_type"].unique())
+
+    def _effects_inputs(self, mode: str, datasets: Iterable[str], taints: list[str]) -> tuple[dict[str, Input], list[str]]:
+        """Current effects of every stratum of some datasets, and the strata left out because their fit failed."""
+        inputs, left_out = {}, []
+        for dataset in datasets:
+            for context in self.cell_contexts(dataset):
+                for part in self._effects(mode, dataset, context):
+                    if failure_of(part.request):
+                        left_out.append(" ".join(part.key))
+                        continue
+                    output = self._accepted(part.stage, part.key, taints)
+                    inputs["/".join(part.key)] = Input(str(output.folder), output.digest)
+        return inputs, left_out
+
+    # ---- one planner a stage -------------------------------------------------------------------------------------------------
+
+    def _source_files(self, dataset: str) -> list[Part]:
+        from perturbridge_dagster.sources import locate_files
+
+        folder = self.store.source_folder(dataset)
+        files = sorted(file for group in locate_files(dataset, folder).values() for file in group)
+        listing = [[str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        checksum = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+        arguments = {"dataset": dataset}
+        return [_part(self.store, "source_files", (dataset,), arguments=arguments, inputs={"folder": Input(str(folder), checksum)})]
+
+    def _harmonized_samples(self, dataset: str) -> list[Part]:
+        from perturbridge_dagster.identity.tables import tables_checksum
+
+        taints: list[str] = []
+        output = self._accepted("source_files", (dataset,), taints)
+        manifest = json.loads((output.folder / "source_files.json").read_text())
+        arguments = {"dataset": dataset, "identity": tables_checksum(), "unaccepted_inputs": taints}
+        inputs = {"source_files": Input(str(output.folder), manifest["checksum"])}
+        return [_part(self.store, "harmonized_samples", (dataset,), arguments=arguments, inputs=inputs)]
+
+    def _effects(self, mode: str, dataset: str, cell_context: str) -> list[Part]:
+        from perturbridge_dagster.effects.r import r_versions
+
+        stage = EFFECTS_STAGES[mode]
+        taints: list[str] = []
+        samples = self._accepted("harmonized_samples", (dataset,), taints)
+        strata = self.strata(dataset)
+        chosen = strata[strata["cell_type"] == cell_context]
+        if chosen.empty:
+            raise InputError(
+                f"no samples of cell context {cell_context}", dataset=dataset, expected=f"one of {', '.join(self.cell_contexts(dataset))}"
+            )
+        options = registered(dataset).effects
+        code = ", ".join(f"{name} {version}" for name, version in r_versions().items())
+        return [
+            _part(
+                self.store,
+                stage,
+                (dataset, row["stratum"]),
+                arguments={
+                    "dataset": dataset,
+                    "stratum": row["stratum"],
+                    "replicates": mode,
+                    "normalized": options.normalized,
+                    "min_cells": options.min_cells,
+                    "engine": "limma",
+                    "unaccepted_inputs": taints,
+                },
+                inputs={"samples": Input(str(samples.folder / row["file"]), row["checksum"])},
+                code=code,
+            )
+            for row in chosen.to_dict("records")
+        ]
+
+    def _matched_conditions(self, pair: str) -> list[Part]:
+        taints: list[str] = []
+        left, right = split_pair_key(pair)
+        inputs, left_out = self._effects_inputs("grouped", (left, right), taints)
+        arguments = {
+            "left": left,
+            "right": right,
+            "max_log10_dose_gap": 1.0,
+            "left_out": left_out,
+            "unaccepted_inputs": taints,
+        }
+        return [_part(self.store, "matched_conditions", (pair,), arguments=arguments, inputs=inputs)]
+
+    def _cross_dataset_agreement(self, pair: str) -> list[Part]:
+        taints: list[str] = []
+        matched = self._accepted("matched_conditions", (pair,), taints)
+        left, right = split_pair_key(pair)
+        inputs, _ = self._effects_inputs("grouped", (left, right), taints)
+        inputs["matched"] = Input(str(matched.folder), matched.digest)
+        arguments = {"left": left, "right": right, "unaccepted_inputs": taints}
+        return [_part(self.store, "cross_dataset_agreement", (pair,), arguments=arguments, inputs=inputs)]
+
+    def _replicate_agreement(self, dataset: str) -> list[Part]:
+        taints: list[str] = []
+        inputs, left_out = self._effects_inputs("separate", (dataset,), taints)
+        arguments = {"dataset": dataset, "left_out": left_out, "unaccepted_inputs": taints}
+        return [_part(self.store, "replicate_agreement", (dataset,), arguments=arguments, inputs=inputs)]
+
+    def _training_corpus(self, corpus: str) -> list[Part]:
+        taints: list[str] = []
+        inputs, left_out = self._effects_inputs("grouped", self.store.source_folders(), taints)
+        if not inputs:
+            raise WaitingError("no effects are there yet; materialize condition_effects first.")
+        arguments = {"corpus": corpus, "seed": 13, "left_out": left_out, "unaccepted_inputs": taints}
+        return [_part(self.store, "training_corpus", (corpus,), arguments=arguments, inputs=inputs)]
+
+    def _compound_embeddings(self, corpus: str, model: str) -> list[Part]:
+        taints: list[str] = []
+        output = self._accepted("training_corpus", (corpus,), taints)
+        arguments = {"corpus": corpus, "model": model, "settings": "small", "seed": 13, "unaccepted_inputs": taints}
+        inputs = {"corpus": Input(str(output.folder), output.digest)}
+        return [_part(self.store, "compound_embeddings", (corpus, model), arguments=arguments, inputs=inputs)]

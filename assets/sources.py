@@ -1,0 +1,50 @@
+"""Native files and harmonized samples: the first two doors of the flow."""
+
+from typing import Any
+
+import dagster as dg
+
+from assets.making import Inputs, make, result
+from assets.planning import Planner
+from assets.presentation import picture, stage_asset, table_metadata
+from perturbridge_dagster.contract import HARMONIZED_OBS, SOURCE_FILES
+from perturbridge_dagster.written import read_parquet
+from resources.compute import Compute
+from resources.store import Store
+
+
+@stage_asset("source_files", table=SOURCE_FILES, kinds={"file"})
+def source_files(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: Inputs) -> dg.MaterializeResult[Any]:
+    """The native files of a dataset, as their owner publishes them: which are there, how large, and their SHA-256.
+
+    Files stay where they are; the folder of each dataset is set in `settings.toml` under `[sources]`. Stale when a file's size
+    or modification time changes. If only the time changed, and not the content, nothing downstream becomes stale.
+    """
+    outputs = make(context, store, compute, config)
+    files = read_parquet(outputs[0].folder / "source_files.parquet", "source_files")
+    return result(outputs, {"native_files": table_metadata(files), "native_bytes": int(files["bytes"].sum())})
+
+
+@stage_asset("harmonized_samples", table=HARMONIZED_OBS, kinds={"anndata", "parquet"}, deps=[source_files])
+def harmonized_samples(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: Inputs) -> dg.MaterializeResult[Any]:
+    """Samples of a dataset in the contract: identified compounds, genes and cell contexts, µM and hours, integer counts or log2 values.
+
+    Single cells are filtered and summed to one sample a well, perturbagen and cell context. One file and checksum a stratum, so that
+    one changed well makes one stratum stale and not all. Stale when a native file's content, the identity snapshot or the code of
+    this stage changes. The reconciliation says which rule dropped how many rows.
+    """
+    [output] = outputs = make(context, store, compute, config)
+    planner = Planner(store)
+    dataset = context.partition_key
+    context.instance.add_dynamic_partitions("cell_context", planner.cell_contexts(dataset))
+    strata = planner.strata(dataset)
+    reconciliation = read_parquet(output.folder / "reconciliation.parquet", "harmonized_samples")
+    metadata = {
+        "picture": picture(output.folder / "figures" / "samples.png"),
+        "strata": table_metadata(strata.drop(columns=["file", "checksum"])),
+        "reconciliation": table_metadata(reconciliation.drop(columns="step")),
+        "samples": int(strata["n_samples"].sum()),
+        "dagster/row_count": int(strata["n_samples"].sum()),
+        "genes": int(strata["n_genes"].max()),
+    }
+    return result(outputs, metadata)

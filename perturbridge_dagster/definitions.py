@@ -1,0 +1,65 @@
+"""The graph that Dagster loads: composition only. The one module of this package that imports Dagster."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+# Partitioned asset checks are in preview in Dagster 1.13; our checks depend on them, and tests pin how they behave.
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+from assets import agreement, effects, overview, representation, sources  # noqa: E402 - after the filter
+from assets.checks import stage_checks  # noqa: E402
+from assets.sensors import ALL_JOBS, stale_strata  # noqa: E402
+from resources.compute import Compute  # noqa: E402
+from resources.store import Store  # noqa: E402
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+STAGE_ASSETS = (
+    sources.source_files,
+    sources.harmonized_samples,
+    effects.condition_effects,
+    effects.replicate_effects,
+    agreement.matched_conditions,
+    agreement.cross_dataset_agreement,
+    agreement.replicate_agreement,
+    representation.training_corpus,
+    representation.compound_embeddings,
+)
+"""Assets of the flow, in order."""
+
+
+def default_home() -> Path:
+    """Where everything is written: ``$PERTURBRIDGE_HOME``, else ``.perturbridge/`` in the checkout."""
+    return Path(os.environ.get("PERTURBRIDGE_HOME") or CHECKOUT / ".perturbridge").resolve()
+
+
+def build_definitions(*, home: Path | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Compose the graph.
+
+    Parameters
+    ----------
+    home
+        Where everything is written; :func:`default_home` unless given.
+    resources
+        Resources that replace the default ones, by name: ``store``, ``compute``.
+    """
+    home = home or default_home()
+    return dg.Definitions(
+        assets=[*STAGE_ASSETS, overview.coverage, overview.catalog],
+        asset_checks=[*(stage_checks(asset) for asset in STAGE_ASSETS), overview.complete],
+        jobs=ALL_JOBS,
+        sensors=[stale_strata],
+        resources={"store": Store(home=str(home)), "compute": Compute(home=str(home)), **(resources or {})},
+        # payloads do the work, so steps of a run need no processes of their own
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_definitions()

@@ -1,0 +1,271 @@
+"""The tasks: one a stage, from the inputs of a request to the files of its output.
+
+Each opens its inputs, calls the domain, and writes stamped files into the folder it is given; ``requests.execute`` makes that folder
+appear. Belongs here: which files an output has. Does not belong here: computation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perturbridge_dagster.errors import InputError, PerturbridgeError
+from perturbridge_dagster.payloads.requests import Request
+from perturbridge_dagster.written import LicenceClass, Stamp, file_checksum, read_h5ad, read_stamp, write_h5ad, write_json, write_parquet
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+    from perturbridge_dagster.effects.storage import StoredEffects
+
+log = logging.getLogger("perturbridge")
+
+Task = Callable[[Request, Path], None]
+
+
+def _source_stamp(request: Request, dataset: str) -> Stamp:
+    """Stamp of a file made from a dataset's native files."""
+    from perturbridge_dagster.registry import dataset as registered
+
+    licence: LicenceClass = registered(dataset).licence.class_
+    return Stamp(
+        request.task, request.code_version, request.digest, (dataset,), licence, tuple(request.arguments.get("unaccepted_inputs", ()))
+    )
+
+
+def _derived_stamp(request: Request, inputs: Iterable[Stamp]) -> Stamp:
+    """Stamp of a file made from stamped inputs; inputs that were used unaccepted taint it."""
+    first, *others = inputs
+    stamp = first.derived(request.task, request.code_version, request.digest, *others)
+    return replace(stamp, unaccepted_inputs=tuple(sorted({*stamp.unaccepted_inputs, *request.arguments["unaccepted_inputs"]})))
+
+
+def _write_figure(folder: Path, name: str, png: bytes) -> None:
+    (folder / "figures").mkdir(exist_ok=True)
+    (folder / "figures" / name).write_bytes(png)
+
+
+# ---- sources -----------------------------------------------------------------------------------------------------------------
+
+
+def source_files(request: Request, folder: Path) -> None:
+    """Record a dataset's native files: ``source_files.parquet``, and ``source_files.json`` with their folder and joint checksum."""
+    import pandas as pd
+
+    from perturbridge_dagster.contract import SOURCE_FILES
+    from perturbridge_dagster.sources import locate_files
+
+    dataset, location = request.arguments["dataset"], request.path("folder")
+    rows = []
+    for role, files in locate_files(dataset, location).items():
+        for file in files:
+            log.info("reading %s for its checksum", file.name)
+            stat = file.stat()
+            rows.append((dataset, role, str(file.relative_to(location)), stat.st_size, stat.st_mtime_ns, file_checksum(file)))
+    frame = pd.DataFrame(rows, columns=SOURCE_FILES.names).sort_values("name", ignore_index=True)
+    write_parquet(folder / "source_files.parquet", frame, SOURCE_FILES, _source_stamp(request, dataset))
+    checksum = hashlib.sha256(json.dumps(frame[["name", "sha256"]].to_numpy().tolist()).encode()).hexdigest()
+    write_json(folder / "source_files.json", {"folder": str(location), "checksum": checksum})
+
+
+def _unchanged_location(dataset: str, recorded: Path) -> Path:
+    """Folder of a dataset's native files, refused if one of them is no longer the recorded one."""
+    from perturbridge_dagster.written import read_parquet
+
+    location = Path(json.loads((recorded / "source_files.json").read_text())["folder"])
+    files = read_parquet(recorded / "source_files.parquet", "source_files")
+    for name, size, modified in files[["name", "bytes", "modified_ns"]].itertuples(index=False):
+        stat = (location / name).stat() if (location / name).is_file() else None
+        if stat is None or (stat.st_size, stat.st_mtime_ns) != (size, modified):
+            raise InputError(
+                "has changed or gone since it was recorded",
+                dataset=dataset,
+                file=location / name,
+                expected=f"{size:,} bytes as recorded",
+                advice="Rematerialize source_files.",
+            )
+    return location
+
+
+# ---- harmonized samples ------------------------------------------------------------------------------------------------------
+
+
+def harmonized_samples(request: Request, folder: Path) -> None:
+    """Harmonize a dataset: ``strata/<stratum>.h5ad``, and obs, var, strata and reconciliation as Parquet."""
+    from perturbridge_dagster.contract import HARMONIZED_OBS, HARMONIZED_VAR, RECONCILIATION, STRATA
+    from perturbridge_dagster.effects.strata import Stratum, split_strata, strata_table
+    from perturbridge_dagster.quality.figures import samples_by_cell_context
+    from perturbridge_dagster.sources import harmonize
+
+    dataset = request.arguments["dataset"]
+    samples = harmonize(dataset, _unchanged_location(dataset, request.path("source_files")))
+    stamp = _source_stamp(request, dataset)
+
+    def written_strata() -> Iterator[tuple[Stratum, ad.AnnData, str]]:
+        for stratum, part in split_strata(samples, dataset):
+            file = f"strata/{stratum.stratum}.h5ad"
+            write_h5ad(folder / file, part, stamp)
+            log.info("%s: stratum %s, %d samples", dataset, stratum.stratum, part.n_obs)
+            yield stratum, part, file
+
+    obs = samples.obs.reset_index()
+    write_parquet(folder / "strata.parquet", strata_table(written_strata()), STRATA, stamp)
+    write_parquet(folder / "obs.parquet", obs, HARMONIZED_OBS, stamp)
+    write_parquet(folder / "var.parquet", samples.var.reset_index(), HARMONIZED_VAR, stamp)
+    write_parquet(folder / "reconciliation.parquet", samples.uns["reconciliation"], RECONCILIATION, stamp)
+    labels = dict(zip(obs["cell_type"].astype(str), obs["source_cell_context"].astype(str), strict=True))
+    _write_figure(folder, "samples.png", samples_by_cell_context(obs, labels))
+
+
+# ---- effects -----------------------------------------------------------------------------------------------------------------
+
+
+def effects(request: Request, folder: Path) -> None:
+    """Estimate the effects of a stratum and write them (``effects/storage.py`` says which files)."""
+    from perturbridge_dagster.effects import estimate_effects
+    from perturbridge_dagster.effects.figures import p_value_histogram, volcano
+    from perturbridge_dagster.effects.r import r_versions
+    from perturbridge_dagster.effects.storage import open_effects, write_effects
+
+    versions = ", ".join(f"{name} {version}" for name, version in r_versions().items())
+    if not request.code_version.endswith(versions):
+        raise PerturbridgeError(f"effects were asked for with {request.code_version}, but this machine has {versions}.")
+    arguments, file = request.arguments, request.path("samples")
+    samples = read_h5ad(file, "harmonized_samples")
+    options = {name: arguments[name] for name in ("replicates", "normalized", "min_cells", "engine")}
+    table = estimate_effects(samples, **options)
+    write_effects(table, folder, _derived_stamp(request, [read_stamp(file)]))
+    stored = open_effects(folder)
+    _write_figure(folder, "p_values.png", p_value_histogram(stored))
+    _write_figure(folder, "volcano.png", volcano(stored))
+
+
+# ---- agreement ---------------------------------------------------------------------------------------------------------------
+
+
+def _strata(request: Request, dataset: str) -> dict[str, StoredEffects]:
+    """Stored effects of a dataset's strata among the inputs of a request, by stratum."""
+    from perturbridge_dagster.effects.storage import open_effects
+
+    return {name.split("/")[1]: open_effects(request.path(name)) for name in request.inputs if name.startswith(f"{dataset}/")}
+
+
+def _effects_stamp(request: Request) -> Stamp:
+    """Stamp of what is made from all effects among the inputs of a request."""
+    return _derived_stamp(request, [read_stamp(request.path(name) / "contrasts.parquet") for name in request.inputs if "/" in name])
+
+
+def matched_conditions(request: Request, folder: Path) -> None:
+    """Match the conditions of two datasets: ``matched.parquet``, ``strata.parquet`` with counts, ``report.json``."""
+    from perturbridge_dagster.agreement.matching import match_strata, matched_strata_report
+    from perturbridge_dagster.contract import MATCHED_CONDITIONS, MATCHED_STRATA
+
+    left, right = request.arguments["left"], request.arguments["right"]
+    gap = request.arguments["max_log10_dose_gap"]
+    matched = match_strata(_strata(request, left), _strata(request, right), left_dataset=left, right_dataset=right, max_log10_dose_gap=gap)
+    stamp = _effects_stamp(request)
+    write_parquet(folder / "matched.parquet", matched, MATCHED_CONDITIONS, stamp)
+    write_parquet(folder / "strata.parquet", matched_strata_report(matched), MATCHED_STRATA, stamp)
+    write_json(folder / "report.json", {"max_log10_dose_gap": gap, "left_out": request.arguments["left_out"]})
+
+
+def cross_dataset_agreement(request: Request, folder: Path) -> None:
+    """Score matched conditions: ``conditions.parquet``, and its means by unit, cell context and pair."""
+    from perturbridge_dagster.agreement import figures, summary
+    from perturbridge_dagster.agreement.scoring import score_matched
+    from perturbridge_dagster.contract import AGREEMENT_CONDITIONS, AGREEMENT_SUMMARY, AGREEMENT_UNITS
+    from perturbridge_dagster.written import read_parquet
+
+    left, right = request.arguments["left"], request.arguments["right"]
+    matched = read_parquet(request.path("matched") / "matched.parquet", "matched_conditions")
+    scored = score_matched(matched, _strata(request, left), _strata(request, right))
+    stamp = _effects_stamp(request)
+    units = summary.agreement_units(scored)
+    write_parquet(folder / "conditions.parquet", scored, AGREEMENT_CONDITIONS, stamp)
+    write_parquet(folder / "units.parquet", units, AGREEMENT_UNITS, stamp)
+    write_parquet(folder / "cell_contexts.parquet", summary.agreement_summary(units, by_cell_context=True), AGREEMENT_SUMMARY, stamp)
+    write_parquet(folder / "pair.parquet", summary.agreement_summary(units), AGREEMENT_SUMMARY, stamp)
+    _write_figure(folder, "scatter.png", figures.agreement_scatter(scored))
+    _write_figure(folder, "baseline.png", figures.observed_and_baseline(scored))
+
+
+def replicate_agreement(request: Request, folder: Path) -> None:
+    """Score the replicates of a dataset: ``pairs.parquet``, and its means by cell context and dataset."""
+    from perturbridge_dagster.agreement import figures, summary
+    from perturbridge_dagster.agreement.replicates import score_replicates
+    from perturbridge_dagster.contract import REPLICATE_PAIRS, REPLICATE_SUMMARY
+
+    dataset = request.arguments["dataset"]
+    pairs = score_replicates(_strata(request, dataset), dataset)
+    stamp = _effects_stamp(request)
+    write_parquet(folder / "pairs.parquet", pairs, REPLICATE_PAIRS, stamp)
+    write_parquet(folder / "cell_contexts.parquet", summary.replicate_summary(pairs, by_cell_context=True), REPLICATE_SUMMARY, stamp)
+    write_parquet(folder / "dataset.parquet", summary.replicate_summary(pairs), REPLICATE_SUMMARY, stamp)
+    _write_figure(folder, "replicates.png", figures.replicate_figure(pairs))
+
+
+# ---- representation ----------------------------------------------------------------------------------------------------------
+
+
+def training_corpus(request: Request, folder: Path) -> None:
+    """Write a training corpus from all effects among the inputs (``representation/corpus.py`` says which files)."""
+    from perturbridge_dagster.effects.storage import open_effects
+    from perturbridge_dagster.representation.corpus import write_corpus
+
+    strata = [open_effects(request.path(name)) for name in sorted(request.inputs)]
+    write_corpus(strata, folder, _effects_stamp(request), name=request.arguments["corpus"], seed=request.arguments["seed"])
+
+
+def compound_embeddings(request: Request, folder: Path) -> None:
+    """Train a model on a corpus, evaluate it beside its baselines, and write its embeddings.
+
+    Checkpoints lie beside the output while training runs, so that a request whose payload was killed goes on where it stopped.
+    """
+    from perturbridge_dagster.contract import EVALUATION, NEIGHBOURS
+    from perturbridge_dagster.representation import figures
+    from perturbridge_dagster.representation.corpus import open_corpus
+    from perturbridge_dagster.representation.embeddings import neighbours, write_embeddings
+    from perturbridge_dagster.representation.evaluation import describe_evaluation, evaluate
+    from perturbridge_dagster.representation.training import PUBLISHED, SMALL, train
+
+    corpus = open_corpus(request.path("corpus"))
+    stamp = _derived_stamp(request, [corpus.stamp])
+    settings = replace({"small": SMALL, "published": PUBLISHED}[request.arguments["settings"]], seed=request.arguments["seed"])
+    checkpoints = Path(request.folder) / f"{request.output.name}.training"
+    result = train(corpus, settings, checkpoints, log.info)
+    evaluation = evaluate(result.trained, corpus, folder=checkpoints)
+    embeddings = write_embeddings(folder / "embeddings.parquet", result.trained, corpus, stamp)
+    names = embeddings.set_index("symbol")["perturbagen"]
+    near = neighbours(embeddings, k=5)
+    near = near.assign(perturbagen=near["symbol"].map(names), neighbour_perturbagen=near["neighbour"].map(names))
+    write_parquet(folder / "evaluation.parquet", evaluation, EVALUATION, stamp)
+    write_parquet(folder / "neighbours.parquet", near, NEIGHBOURS, stamp)
+    (folder / "verdict.md").write_text(describe_evaluation(evaluation))
+    shutil.copyfile(checkpoints / "best.pt", folder / "model.pt")
+    most_seen = embeddings.sort_values("n_conditions", ascending=False).head(40).dropna(subset="perturbagen")
+    _write_figure(
+        folder, "map.png", figures.embedding_map(embeddings, dict(zip(most_seen["symbol"], most_seen["perturbagen"], strict=True)))
+    )
+    _write_figure(folder, "training.png", figures.training_curve(result.history))
+    _write_figure(folder, "baselines.png", figures.baseline_bars(evaluation))
+    shutil.rmtree(checkpoints)
+
+
+TASKS: dict[str, Task] = {
+    "source_files": source_files,
+    "harmonized_samples": harmonized_samples,
+    "condition_effects": effects,
+    "replicate_effects": effects,
+    "matched_conditions": matched_conditions,
+    "cross_dataset_agreement": cross_dataset_agreement,
+    "replicate_agreement": replicate_agreement,
+    "training_corpus": training_corpus,
+    "compound_embeddings": compound_embeddings,
+}
+"""Stage → its task."""

@@ -1,0 +1,93 @@
+"""The compute seam: requests in, outcomes out, wherever they run.
+
+An asset calls ``compute.ensure(context, task, requests)`` and gets one outcome a request. Verified outputs are adopted; only what
+is missing is computed, all of it in one payload. Backends differ in where the payload runs, never in what it is: ``local`` runs it
+as a subprocess under Dagster Pipes, so that terminating the run ends it. Light tasks run in the Dagster process itself. Belongs
+here: choosing, starting and supervising payloads. Does not belong here: what a request is (``perturbridge_dagster/payloads``).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import dagster as dg
+
+from perturbridge_dagster.payloads.requests import Outcome, Request, execute, failure_of, verified
+from perturbridge_dagster.stages import STAGES
+
+
+class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource yields itself
+    """Runs tasks.
+
+    Attributes
+    ----------
+    home
+        The platform's home; request files lie below it while a payload runs.
+    backend
+        Where payloads run.
+    """
+
+    home: str
+    backend: Literal["local"] = "local"
+
+    def ensure(self, context: dg.AssetExecutionContext, task: str, requests: Sequence[Request]) -> list[Outcome]:
+        """Have every request's output on disk, computing what is missing.
+
+        Parameters
+        ----------
+        context
+            Context of the asset, for logs and for ending the payload with the run.
+        task
+            Task that all requests ask for.
+        requests
+            What is needed. Equal requests are computed once.
+
+        Returns
+        -------
+        One outcome a request, in their order. A failed request does not stop the others.
+        """
+        wrong = {request.task for request in requests} - {task}
+        if wrong:
+            raise ValueError(f"asked for task {task}, got requests of {', '.join(sorted(wrong))}")
+        adopted = {request.digest: done for request in requests if (done := verified(request)) is not None}
+        missing = list({request.digest: request for request in requests if request.digest not in adopted}.values())
+        if missing:
+            context.log.info(f"{task}: {len(missing)} to compute, {len(requests) - len(missing)} there already")
+            if STAGES[task].light:
+                from perturbridge_dagster.payloads.tasks import TASKS
+
+                for request in missing:
+                    execute(request, TASKS[task])
+            else:
+                self._run_payload(context, missing)
+        return [self._outcome(request, adopted.get(request.digest)) for request in requests]
+
+    def _outcome(self, request: Request, adopted: object) -> Outcome:
+        """Read an outcome from disk: the only proof of success is a verified output."""
+        done = verified(request, deep=False)
+        if done is not None:
+            return Outcome(request, "adopted" if adopted is not None else "computed", done)
+        return Outcome(request, "failed", error=failure_of(request) or "the payload ended without an output; its log above says why")
+
+    def _run_payload(self, context: dg.AssetExecutionContext, requests: Sequence[Request]) -> None:
+        """Run requests in one subprocess."""
+        file = Path(self.home) / "requests" / f"{context.run_id}-{uuid.uuid4().hex[:8]}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps([request.to_dict() for request in requests]))
+        for request in requests:  # what an earlier try said must not be read as this one's
+            request.failure.unlink(missing_ok=True)
+        try:
+            dg.PipesSubprocessClient().run(
+                context=context.op_execution_context,
+                command=[sys.executable, "-m", "perturbridge_dagster.payloads.run", str(file)],
+            )
+        except dg.DagsterError as error:
+            # a crashed payload may have finished some requests: the outcomes tell which
+            context.log.error(f"payload ended early: {error}")
+        finally:
+            file.unlink(missing_ok=True)

@@ -1,0 +1,211 @@
+"""Where outputs lie, which of them is current, and which are accepted.
+
+Every output has a stage and a key (a dataset, a dataset and stratum, a dataset pair …). Below the platform's home it lies in
+``<stage folder>/<key>/<digest>/``; ``current.json`` beside the digests says which one is current, and ``accepted.json`` in the
+output says which checks it has passed. Belongs here: finding, publishing and accepting outputs. Does not belong here: computing
+them (``compute.py``) or deciding what is needed (``assets/planning.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from perturbridge_dagster.errors import InputError, PerturbridgeError, UnacceptedInputError
+from perturbridge_dagster.payloads.requests import DONE, Outcome, Request
+from perturbridge_dagster.stages import STAGES
+from perturbridge_dagster.written import write_json
+
+ACCEPTED = "accepted.json"
+CURRENT = "current.json"
+SETTINGS = "settings.toml"
+
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A finished output on disk.
+
+    Attributes
+    ----------
+    stage, key
+        What it is an output of.
+    folder
+        Where its files lie.
+    digest
+        Digest of the request that made it.
+    """
+
+    stage: str
+    key: Key
+    folder: Path
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Stage and key in words, for messages."""
+        return f"{self.stage} {' '.join(self.key)}"
+
+    def done(self) -> dict[str, Any]:
+        """Content of ``done.json``."""
+        return dict(json.loads((self.folder / DONE).read_text()))
+
+    def acceptance(self) -> dict[str, Any]:
+        """Check name → its last record on this output."""
+        try:
+            return dict(json.loads((self.folder / ACCEPTED).read_text()))
+        except FileNotFoundError:
+            return {}
+
+    def unaccepted_checks(self) -> list[str]:
+        """Blocking checks that this output has not passed."""
+        records = self.acceptance()
+        return [
+            check
+            for check in STAGES[self.stage].blocking_checks
+            if not (records.get(check, {}).get("passed") and records[check]["digest"] == self.digest)
+        ]
+
+
+class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource yields itself
+    """The platform's home folder."""
+
+    home: str
+
+    @property
+    def root(self) -> Path:
+        """The home folder."""
+        return Path(self.home)
+
+    # ---- settings ------------------------------------------------------------------------------------------------------------
+
+    def source_folders(self) -> dict[str, Path]:
+        """Dataset id → folder of its native files, from ``[sources]`` of ``settings.toml``.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, or names an unknown dataset.
+        """
+        from perturbridge_dagster.registry import datasets
+
+        file = self.root / SETTINGS
+        try:
+            values = tomllib.loads(file.read_text()) if file.is_file() else {}
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"not valid TOML: {error}", file=file) from error
+        known = datasets()
+        folders = {}
+        for dataset, folder in values.get("sources", {}).items():
+            if dataset not in known:
+                raise InputError("unknown dataset in [sources]", file=file, column=dataset, expected=f"one of {', '.join(known)}")
+            folders[dataset] = self.root / folder
+        return {dataset: folders[dataset] for dataset in known if dataset in folders}
+
+    def source_folder(self, dataset: str) -> Path:
+        """Folder of a dataset's native files.
+
+        Raises
+        ------
+        InputError
+            If none is configured.
+        """
+        folders = self.source_folders()
+        if dataset not in folders:
+            raise InputError(
+                "no folder of native files is configured",
+                dataset=dataset,
+                file=self.root / SETTINGS,
+                advice=f'Add a line under [sources]: {dataset} = "folder with its files".',
+            )
+        return folders[dataset]
+
+    # ---- outputs -------------------------------------------------------------------------------------------------------------
+
+    def folder(self, stage: str, key: Key) -> Path:
+        """Folder that holds the outputs of a key, one folder a digest."""
+        return self.root.joinpath(STAGES[stage].folder, *key)
+
+    def current(self, stage: str, key: Key) -> Output | None:
+        """The current output of a key, or None."""
+        folder = self.folder(stage, key)
+        try:
+            pointer = json.loads((folder / CURRENT).read_text())
+        except FileNotFoundError:
+            return None
+        output = Output(stage, key, folder / pointer["output"], pointer["digest"])
+        return output if (output.folder / DONE).is_file() else None
+
+    def publish(self, stage: str, key: Key, outcome: Outcome) -> Output:
+        """Make the output of an outcome the current one of its key.
+
+        Raises
+        ------
+        PerturbridgeError
+            If the outcome is a failure; the message is the one of the task.
+        """
+        if outcome.status == "failed":
+            raise PerturbridgeError(f"{stage} {' '.join(key)}: {outcome.error}")
+        request = outcome.request
+        write_json(self.folder(stage, key) / CURRENT, {"digest": request.digest, "output": request.output.name})
+        return Output(stage, key, request.output, request.digest)
+
+    def is_current(self, stage: str, key: Key, request: Request) -> bool:
+        """Whether the current output of a key is the one this request would make."""
+        output = self.current(stage, key)
+        return output is not None and output.digest == request.digest
+
+    # ---- acceptance ----------------------------------------------------------------------------------------------------------
+
+    def record_checks(self, output: Output, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write what checks found on an output.
+
+        Parameters
+        ----------
+        output
+            The output that was checked.
+        records
+            Check name → ``passed`` and whatever the check wants kept.
+        """
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        merged = output.acceptance() | {name: {**record, "digest": output.digest, "at": at} for name, record in records.items()}
+        write_json(output.folder / ACCEPTED, merged)
+
+    def require_accepted(self, output: Output, *, allow_unaccepted: bool = False) -> str | None:
+        """Refuse an output that has not passed its blocking checks.
+
+        Parameters
+        ----------
+        output
+            The input of a consumer.
+        allow_unaccepted
+            Take it all the same.
+
+        Returns
+        -------
+        None for an accepted output; for an unaccepted one that is allowed, the words that taint what is made of it.
+
+        Raises
+        ------
+        UnacceptedInputError
+            If a blocking check has failed or has not run, and that is not allowed.
+        """
+        lacking = output.unaccepted_checks()
+        if not lacking:
+            return None
+        records = output.acceptance()
+        words = ", ".join(f"{check} ({'failed' if check in records else 'not run'})" for check in lacking)
+        if allow_unaccepted:
+            return f"{output.name}: {words}"
+        raise UnacceptedInputError(
+            f"{output.name} is not accepted: blocking check {words}. Look at the check of {output.stage}, mend the input and "
+            "rematerialize it; or run with allow_unaccepted, which is recorded in everything that follows."
+        )

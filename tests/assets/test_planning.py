@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import h5py
+import pytest
+
+from assets.overview import coverage
+from assets.planning import Planner, WaitingError
+from assets.sensors import run_requests, stale_partitions
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.payloads.requests import failure_of
+from perturbridge_dagster.stages import STAGES
+from perturbridge_dagster.written import write_json
+
+pytestmark = pytest.mark.slow
+
+
+def test_only_real_partitions_are_planned_and_all_are_current(demo_home):
+    planner = demo_home.planner()
+    keys = {stage: planner.keys(stage) for stage in STAGES}
+    assert len(keys["harmonized_samples"]) == 3
+    assert ("sciplex", "CVCL_0004") in keys["condition_effects"]
+    assert ("vcpi_0001", "CVCL_0004") not in keys["condition_effects"]
+    assert keys["condition_effects"] == keys["replicate_effects"]
+    assert len(keys["condition_effects"]) < 3 * len({context for _, context in keys["condition_effects"]})
+    states = {planner.state(stage, key) for stage in STAGES for key in keys[stage]}
+    assert states == {("current", "")}
+    assert run_requests(planner) == []
+
+
+def test_a_context_that_a_dataset_does_not_have_is_refused_with_the_choices(demo_home):
+    with pytest.raises(InputError, match=r"no samples of cell context CVCL_0035.*CVCL_0006"):
+        demo_home.planner().plan("condition_effects", ("vcpi_0001", "CVCL_0035"))
+
+
+def test_what_is_not_there_makes_others_wait(small_home):
+    home = small_home("vcpi_0001")
+    with pytest.raises(WaitingError, match="source_files vcpi_0001 is not there yet"):
+        home.planner().plan("harmonized_samples", ("vcpi_0001",))
+    assert [stage for stage, _, _ in stale_partitions(home.planner())] == ["source_files"]
+
+
+def test_one_changed_well_makes_its_cell_context_stale_and_no_other(small_home):
+    home = small_home("l1000_phase1")
+    key = ("l1000_phase1",)
+    for stage in ("source_files", "harmonized_samples"):
+        assert home.run(stage, key).success
+    before = {part.key: part.request.digest for context in home.planner().cell_contexts(*key) for part in home.effects_parts(context)}
+    [matrix] = (home.path / "native" / "l1000_phase1").glob("*.gctx")
+    with h5py.File(matrix, "r+") as file:
+        ids = file["0/META/COL/id"].asstr()[:]
+        well = next(i for i, name in enumerate(ids) if "_A549_" in name)
+        file["0/DATA/0/matrix"][well] = file["0/DATA/0/matrix"][well] + 0.5
+    os.utime(matrix, (1, 1))
+    assert home.planner().state("source_files", key)[0] == "stale"
+    for stage in ("source_files", "harmonized_samples"):
+        assert home.run(stage, key).success
+    after = {part.key: part.request.digest for context in home.planner().cell_contexts(*key) for part in home.effects_parts(context)}
+    assert {name[1] for name in before if before[name] != after[name]} == {"CVCL_0023"}
+
+
+def test_a_touched_file_with_the_same_content_makes_nothing_downstream_stale(small_home):
+    home = small_home("vcpi_0001")
+    key = ("vcpi_0001",)
+    for stage in ("source_files", "harmonized_samples"):
+        assert home.run(stage, key).success
+    os.utime(home.path / "native" / "vcpi_0001" / "data.parquet", (1, 1))
+    assert home.run("source_files", key).success
+    assert home.planner().state("harmonized_samples", key)[0] == "current"
+
+
+def test_a_failed_stratum_fails_its_partition_and_is_left_out_by_name(small_home):
+    home = small_home("vcpi_0001")
+    for stage in ("source_files", "harmonized_samples"):
+        assert home.run(stage, ("vcpi_0001",)).success
+    effects = ("vcpi_0001", "CVCL_0006")
+    [part] = home.planner().plan("condition_effects", effects)
+    write_json(part.request.failure, {"error": "no residual degrees of freedom"})
+    assert home.planner().state("condition_effects", effects) == ("failed", "vcpi_0001 CVCL_0006: no residual degrees of freedom")
+    assert ("condition_effects", effects) not in [found[:2] for found in stale_partitions(home.planner())], "not asked for again"
+    assert run_keys(home.planner()), "the replicates are still asked for"
+    home.run("condition_effects", effects)
+    assert failure_of(part.request) is None, "a run by hand tries again"
+
+
+def run_keys(planner: Planner) -> list[str]:
+    return [request.run_key for request in run_requests(planner)]
+
+
+def test_the_sensor_asks_for_each_stale_partition_once_and_computes_a_dataset_ahead(small_home):
+    home = small_home("vcpi_0001")
+    for stage in ("source_files", "harmonized_samples"):
+        assert home.run(stage, ("vcpi_0001",)).success
+    requests = run_requests(home.planner())
+    assert [request.job_name for request in requests] == ["materialize_condition_effects", "materialize_replicate_effects"]
+    assert {str(request.partition_key) for request in requests} == {"CVCL_0006|vcpi_0001"}
+    assert requests[0].run_config["ops"]["condition_effects"]["config"]["compute_ahead"] is True
+    assert run_keys(home.planner()) == [request.run_key for request in requests], "the same state asks for the same runs"
+
+
+def test_coverage_names_what_is_lacking(small_home):
+    home = small_home("vcpi_0001")
+    assert home.run("source_files", ("vcpi_0001",)).success
+    import dagster as dg
+
+    from perturbridge_dagster.written import read_parquet
+
+    with home.instance() as instance:
+        dg.materialize([coverage], resources={"store": home.store}, instance=instance)
+    frame = read_parquet(Path(home.path) / "coverage.parquet", "coverage").set_index("stage")
+    assert frame.loc["source_files", "state"] == "current"
+    assert frame.loc["harmonized_samples", "state"] == "missing"
+    assert frame.loc["replicate_agreement", "state"] == "waiting"
+    assert "condition_effects" not in frame.index, "no strata are known yet"
