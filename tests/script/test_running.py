@@ -1,0 +1,164 @@
+"""script/demo, check-data, test and server: what they hand on, how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.script.machine import Machine, write_script
+
+
+def test_demo_hands_on_its_options_from_any_working_directory(ready_machine: Machine, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = ready_machine.run("demo", "--only", "two words", cwd=elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert ready_machine.log() == [f"python -m assets.materialize --sample --only two words [home {ready_machine.checkout}/.perturbridge]"]
+
+
+def test_a_relative_home_is_meant_from_where_the_user_stands(ready_machine: Machine, tmp_path: Path) -> None:
+    ready_machine.run("check-data", cwd=tmp_path, PERTURBRIDGE_HOME="home")
+    assert ready_machine.log() == [f"python -m assets.check_data [home {tmp_path}/home]"]
+
+
+def test_check_data_ends_as_its_judgement_does(ready_machine: Machine) -> None:
+    ready_machine.mark("python-fails")
+    assert ready_machine.run("check-data").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "selection"),
+    [([], "-m not browser"), (["--fast"], "-m not slow and not browser"), (["--all"], None)],
+)
+def test_the_options_of_test_select_tests_and_the_rest_goes_to_pytest(
+    ready_machine: Machine, option: list[str], selection: str | None
+) -> None:
+    for tool in ("ruff", "mypy"):
+        write_script(ready_machine.checkout / ".venv" / "bin" / tool, "exit 0")
+    write_script(ready_machine.bin / "chromium", "exit 0")
+    ready_machine.mark("libatomic")
+    done = ready_machine.run("test", *option, "tests/effects", "-x")
+    assert done.returncode == 0, done.stderr
+    (call,) = ready_machine.log()
+    assert call.startswith("python -m pytest ")
+    assert "tests/effects -x" in call
+    assert selection in call if selection else "-m not" not in call
+
+
+@pytest.mark.parametrize("failing", ["ruff", "mypy"])
+def test_a_failed_static_check_ends_the_run_before_the_tests(ready_machine: Machine, failing: str) -> None:
+    for tool in ("ruff", "mypy"):
+        write_script(ready_machine.checkout / ".venv" / "bin" / tool, f"exit {int(tool == failing)}")
+    assert ready_machine.run("test").returncode == 1
+    assert ready_machine.log() == []
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def served_machine(ready_machine: Machine) -> Machine:
+    """Stand-ins for the web server, which answers /server_info, and for the daemon; each notes its process."""
+    tools = ready_machine.checkout / ".venv" / "bin"
+    (ready_machine.folder / "site").mkdir()
+    (ready_machine.folder / "site" / "server_info").touch()
+    write_script(
+        tools / "dagster-webserver",
+        'echo $$ >"$MACHINE/webserver.pid"\n'
+        f'exec "{sys.executable}" -m http.server --directory "$MACHINE/site" --bind "$4" "$6" 2>"$MACHINE/requests"',
+    )
+    write_script(
+        tools / "dagster-daemon", 'cp "$MACHINE/requests" "$MACHINE/requests-before-daemon"\necho $$ >"$MACHINE/daemon.pid"\nexec sleep 60'
+    )
+    return ready_machine
+
+
+def start_server(machine: Machine, port: int) -> subprocess.Popen[str]:
+    server = subprocess.Popen(
+        [machine.checkout / "script" / "server", "--port", str(port)],
+        env=machine.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout
+    assert f"the UI answers at http://127.0.0.1:{port}" in server.stdout.readline()
+    return server
+
+
+def process_of(machine: Machine, name: str) -> int:
+    note = machine.folder / f"{name}.pid"
+    deadline = time.monotonic() + 10
+    while not (note.exists() and note.read_text()):
+        assert time.monotonic() < deadline, f"{name} was not started"
+        time.sleep(0.05)
+    return int(note.read_text())
+
+
+def assert_ended(process: int) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {process} still runs")
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_server_ends_both_when_it_is_asked_to_end(served_machine: Machine, port: int, ending: signal.Signals) -> None:
+    server = start_server(served_machine, port)
+    server.send_signal(ending)
+    server.communicate(timeout=20)
+    assert server.returncode == 0
+    assert_ended(process_of(served_machine, "webserver"))
+    assert_ended(process_of(served_machine, "daemon"))
+
+
+@pytest.mark.parametrize(("dying", "said"), [("webserver", "the web server ended"), ("daemon", "the daemon ended")])
+def test_server_fails_and_ends_the_other_when_one_dies(served_machine: Machine, port: int, dying: str, said: str) -> None:
+    server = start_server(served_machine, port)
+    os.kill(process_of(served_machine, dying), signal.SIGKILL)
+    _, errors = server.communicate(timeout=20)
+    assert server.returncode == 1
+    assert said in errors
+    assert_ended(process_of(served_machine, "webserver"))
+    assert_ended(process_of(served_machine, "daemon"))
+
+
+def test_the_daemon_waits_until_the_web_server_has_made_the_instance(served_machine: Machine, port: int) -> None:
+    server = start_server(served_machine, port)
+    process_of(served_machine, "daemon")
+    server.terminate()
+    server.communicate(timeout=20)
+    assert '"GET /server_info' in (served_machine.folder / "requests-before-daemon").read_text()
+
+
+def test_server_fails_when_the_web_server_does_not_start(served_machine: Machine, port: int) -> None:
+    write_script(served_machine.checkout / ".venv" / "bin" / "dagster-webserver", "echo broken >&2; exit 3")
+    done = served_machine.run("server", "--port", str(port))
+    assert done.returncode == 1
+    assert "broken" in done.stderr
+    assert "ended before it answered" in done.stderr
+    assert not (served_machine.folder / "daemon.pid").exists()
+
+
+def test_server_says_that_its_port_is_taken(served_machine: Machine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = served_machine.run("server", "--port", str(port))
+    assert done.returncode == 1
+    assert f"port {port} of 127.0.0.1 is taken" in done.stderr
+    assert served_machine.log() == []
