@@ -77,7 +77,6 @@ def samples_by_cell_context(obs: pd.DataFrame, labels: dict[str, str]) -> bytes:
     counts.barh(names, treated, color="#4a7fb0", label="treated")
     counts.barh(names, controls, left=treated, color="#c9c9c9", label="vehicle control")
     counts.set_xlabel("samples")
-    counts.legend(frameon=False, loc="best")
     rows = {context: position for position, context in enumerate(contexts)}
     dosed = shown[~shown["is_control"] & (shown["pert_dose_uM"] > 0)]
     points = dosed.groupby(["cell_type", "pert_dose_uM"], observed=True).size().reset_index(name="n")
@@ -87,5 +86,6 @@ def samples_by_cell_context(obs: pd.DataFrame, labels: dict[str, str]) -> bytes:
     doses.set_xlabel("dose [µM]; area: samples")
     for axes in (counts, doses):
         axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower left", ncols=2, frameon=False)
     figure.suptitle(f"{len(obs):,} samples, {obs['perturbagen'].nunique():,} perturbagens, {obs['cell_type'].nunique():,} cell contexts")
     return to_png(figure)
