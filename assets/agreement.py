@@ -46,8 +46,8 @@ def cross_dataset_agreement(context: dg.AssetExecutionContext, store: Store, com
         name: read_parquet(output.folder / f"{name}.parquet", "cross_dataset_agreement") for name in ("pair", "cell_contexts", "conditions")
     }
     metadata = {
-        "agreement_by_strength": picture(output.folder / "figures" / "scatter.png"),
-        "observed_and_baseline": picture(output.folder / "figures" / "baseline.png"),
+        "picture_agreement_by_strength": picture(output.folder / "figures" / "scatter.png"),
+        "picture_observed_and_baseline": picture(output.folder / "figures" / "baseline.png"),
         "pair": table_metadata(tables["pair"]),
         "by_cell_context": table_metadata(tables["cell_contexts"]),
         "scored_conditions": len(tables["conditions"]),
@@ -67,7 +67,7 @@ def replicate_agreement(context: dg.AssetExecutionContext, store: Store, compute
         name: read_parquet(output.folder / f"{name}.parquet", "replicate_agreement") for name in ("dataset", "cell_contexts", "pairs")
     }
     metadata = {
-        "matched_and_unmatched": picture(output.folder / "figures" / "replicates.png"),
+        "picture_matched_and_unmatched": picture(output.folder / "figures" / "replicates.png"),
         "dataset": table_metadata(tables["dataset"]),
         "by_cell_context": table_metadata(tables["cell_contexts"]),
         "replicate_pairs": len(tables["pairs"]),

@@ -38,9 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     print_evaluations([row for row in rows if not (options.failed and row.verdict == "passed")])
     stopping = [row for row in rows if row.stops]
     passed = sum(row.verdict == "passed" for row in rows)
-    print(
-        f"{len(rows)} evaluations: {passed} passed, {len(rows) - passed - len(stopping)} warn, {len(stopping)} blocking ones have not passed."
-    )
+    warned = len(rows) - passed - len(stopping)
+    print(f"{len(rows)} evaluations: {passed} passed, {warned} warn, {len(stopping)} blocking ones have not passed.")
     return int(bool(stopping))
 
 

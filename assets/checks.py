@@ -121,12 +121,14 @@ def _result(asset: dg.AssetKey, check: str, blocking: bool, found: "list[tuple[O
             quarantine = [output.folder / "quarantine" / f"{check}.parquet" for output, _ in failed]
             metadata["all_failing_rows"] = dg.MetadataValue.path(str(quarantine[0]))
     words = "; ".join(dict.fromkeys(finding.rule.words for _, finding in failed))
+    stops = blocking and bool(errors)
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=check,
-        passed=not (errors if blocking else failed),
-        severity=dg.AssetCheckSeverity.ERROR if blocking and errors else dg.AssetCheckSeverity.WARN,
-        description=f"Does not hold: {words}." if failed else "All rules hold.",
+        # a warning shows as one, and blocks nothing
+        passed=not failed,
+        severity=dg.AssetCheckSeverity.ERROR if stops else dg.AssetCheckSeverity.WARN,
+        description=f"Does not hold{'' if stops else ' (a warning)'}: {words}." if failed else "All rules hold.",
         metadata=metadata,
     )
 

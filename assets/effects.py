@@ -62,8 +62,8 @@ def _metadata(outputs: list[Output]) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for output in outputs:
         label = "" if len(outputs) == 1 else f"_{output.key[-1]}"
-        metadata[f"strongest_contrast{label}"] = picture(output.folder / "figures" / "volcano.png")
-        metadata[f"p_values{label}"] = picture(output.folder / "figures" / "p_values.png")
+        metadata[f"picture_strongest_contrast{label}"] = picture(output.folder / "figures" / "volcano.png")
+        metadata[f"picture_p_values{label}"] = picture(output.folder / "figures" / "p_values.png")
     return metadata | {
         "strongest_contrasts": table_metadata(strongest, 15),
         "contrasts": len(contrasts),

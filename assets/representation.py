@@ -50,9 +50,9 @@ def compound_embeddings(context: dg.AssetExecutionContext, store: Store, compute
     evaluation = read_parquet(output.folder / "evaluation.parquet", "compound_embeddings")
     neighbours = read_parquet(output.folder / "neighbours.parquet", "compound_embeddings")
     metadata = {
-        "map": picture(output.folder / "figures" / "map.png"),
-        "beside_baselines": picture(output.folder / "figures" / "baselines.png"),
-        "training": picture(output.folder / "figures" / "training.png"),
+        "picture_map": picture(output.folder / "figures" / "map.png"),
+        "picture_beside_baselines": picture(output.folder / "figures" / "baselines.png"),
+        "picture_training": picture(output.folder / "figures" / "training.png"),
         "verdict": dg.MetadataValue.md((output.folder / "verdict.md").read_text()),
         "evaluation": table_metadata(evaluation),
         "nearest_compounds": table_metadata(neighbours, 30),

@@ -40,7 +40,7 @@ def harmonized_samples(context: dg.AssetExecutionContext, store: Store, compute:
     strata = planner.strata(dataset)
     reconciliation = read_parquet(output.folder / "reconciliation.parquet", "harmonized_samples")
     metadata = {
-        "picture": picture(output.folder / "figures" / "samples.png"),
+        "picture_samples": picture(output.folder / "figures" / "samples.png"),
         "strata": table_metadata(strata.drop(columns=["file", "checksum"])),
         "reconciliation": table_metadata(reconciliation.drop(columns="step")),
         "samples": int(strata["n_samples"].sum()),

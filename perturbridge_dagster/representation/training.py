@@ -478,7 +478,8 @@ def load_model(path: Path) -> TrainedModel:
     model_settings = settings.pop("model")
     settings = TrainingSettings(**settings, model=ModelSettings(**(model_settings | {"hidden": tuple(model_settings["hidden"])})))
     vocabularies = Vocabularies.from_dict(content["vocabularies"])
-    model = ScalarLPM(vocabularies, settings.model)
+    with torch.random.fork_rng(devices=[]):  # the start that is about to be overwritten must not draw from the caller's generator
+        model = ScalarLPM(vocabularies, settings.model)
     model.load_state_dict(content["model"])
     model.eval()
     return TrainedModel(

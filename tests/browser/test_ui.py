@@ -81,7 +81,7 @@ def test_the_graph_shows_every_stage_in_groups_in_the_order_of_the_flow(page, ad
 def test_a_partition_shows_its_table_and_picture(page, address, shot):
     page.goto(f"{address}/assets/condition_effects?view=partitions&partition=CVCL_0031%7Csciplex")
     page.get_by_text("CVCL_0031").first.wait_for()
-    page.get_by_text("strongest_contrast", exact=True).first.wait_for()
+    page.get_by_text("picture_strongest_contrast", exact=True).first.wait_for()
     picture = page.locator("img[src^='data:image/png']").first
     picture.wait_for()
     assert picture.evaluate("image => image.naturalWidth") > 300

@@ -77,10 +77,7 @@ def test_scalar_first_step_holds_out_the_published_number() -> None:
         "Tahoe": 18_119,
     }
     conditions = pd.concat(
-        [
-            pd.DataFrame({"dataset": name, "context": "x", "perturbation": np.arange(n).astype(str)})
-            for name, n in published.items()
-        ]
+        [pd.DataFrame({"dataset": name, "context": "x", "perturbation": np.arange(n).astype(str)}) for name, n in published.items()]
     )
     report = summarize_units(assign_units(conditions))
     assert report["n_units"].sum() == 182_822
@@ -153,10 +150,6 @@ def naive_molecule_split(conditions: pd.DataFrame, seed: int) -> list[str]:
     shared = {name: sorted(m for m in having if name in having[m] and len(having[m]) >= 2) for name in {name for name, _ in rows}}
     held: dict[tuple[str, str], str] = {}
     for dataset in sorted(shared, key=lambda name: (len(shared[name]), name)):
-
-        def may(molecule: str, dataset: str = dataset) -> bool:
-            return any((other, molecule) not in held for other in having[molecule] if other != dataset)
-
         if len(shared[dataset]) >= 20:
             walk = list(shared[dataset])
             random.Random(int(hashlib.sha256(f"{seed}:{dataset}".encode()).hexdigest()[:16], 16)).shuffle(walk)
@@ -164,7 +157,7 @@ def naive_molecule_split(conditions: pd.DataFrame, seed: int) -> list[str]:
             val: list[str] = []
             test: list[str] = []
             for molecule in walk:
-                if not may(molecule):
+                if not any((other, molecule) not in held for other in having[molecule] - {dataset}):
                     continue
                 if len(val) < target:
                     val.append(molecule)
@@ -175,7 +168,7 @@ def naive_molecule_split(conditions: pd.DataFrame, seed: int) -> list[str]:
             count = {m: sum(name == dataset and m in set(molecules) for name, molecules in rows) for m in shared[dataset]}
             size = {"val": 0, "test": 0}
             for molecule in sorted(shared[dataset], key=lambda m: (-count[m], m)):
-                if may(molecule):
+                if any((other, molecule) not in held for other in having[molecule] - {dataset}):
                     goal = "test" if size["test"] < size["val"] else "val"
                     held[dataset, molecule] = goal
                     size[goal] += count[molecule]

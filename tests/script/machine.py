@@ -56,7 +56,8 @@ class Machine:
             assert real, f"the tests of the scripts need {tool}"
             (self.bin / tool).symlink_to(real)
         self.checkout.mkdir()
-        shutil.copytree(CHECKOUT / "script", self.checkout / "script")
+        for scripts in ("script", ".ci"):
+            shutil.copytree(CHECKOUT / scripts, self.checkout / scripts)
         shutil.copy(CHECKOUT / "pyproject.toml", self.checkout)
         (folder / "new-venv" / "bin").mkdir(parents=True)
         write_script(folder / "new-venv" / "bin" / "python", VENV_PYTHON)
@@ -90,8 +91,10 @@ class Machine:
         return {"PATH": str(self.bin), "MACHINE": str(self.folder), "HOME": str(self.folder), "TMPDIR": str(self.folder)}
 
     def run(self, script: str, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run `script` of the folder script/, or a path from the checkout."""
+        file = self.checkout / (script if "/" in script else f"script/{script}")
         return subprocess.run(
-            [self.checkout / "script" / script, *arguments],
+            [file, *arguments],
             cwd=cwd or self.folder,
             env=self.environment | variables,
             capture_output=True,

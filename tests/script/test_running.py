@@ -1,8 +1,9 @@
-"""script/demo, check-data, test and server: what they hand on, how they end."""
+"""script/demo, check-data, test and server, and .ci/run: what they hand on, how they end."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,16 @@ from pathlib import Path
 import pytest
 
 from tests.script.machine import Machine, write_script
+
+
+@pytest.fixture
+def checked_machine(ready_machine: Machine) -> Machine:
+    """A machine on which script/test --all has all it needs."""
+    for tool in ("ruff", "mypy"):
+        write_script(ready_machine.checkout / ".venv" / "bin" / tool, "exit 0")
+    write_script(ready_machine.bin / "chromium", "exit 0")
+    ready_machine.mark("libatomic")
+    return ready_machine
 
 
 def test_demo_hands_on_its_options_from_any_working_directory(ready_machine: Machine, tmp_path: Path) -> None:
@@ -38,15 +49,11 @@ def test_check_data_ends_as_its_judgement_does(ready_machine: Machine) -> None:
     [([], "-m not browser"), (["--fast"], "-m not slow and not browser"), (["--all"], None)],
 )
 def test_the_options_of_test_select_tests_and_the_rest_goes_to_pytest(
-    ready_machine: Machine, option: list[str], selection: str | None
+    checked_machine: Machine, option: list[str], selection: str | None
 ) -> None:
-    for tool in ("ruff", "mypy"):
-        write_script(ready_machine.checkout / ".venv" / "bin" / tool, "exit 0")
-    write_script(ready_machine.bin / "chromium", "exit 0")
-    ready_machine.mark("libatomic")
-    done = ready_machine.run("test", *option, "tests/effects", "-x")
+    done = checked_machine.run("test", *option, "tests/effects", "-x")
     assert done.returncode == 0, done.stderr
-    (call,) = ready_machine.log()
+    (call,) = checked_machine.log()
     assert call.startswith("python -m pytest ")
     assert "tests/effects -x" in call
     assert selection in call if selection else "-m not" not in call
@@ -58,6 +65,29 @@ def test_a_failed_static_check_ends_the_run_before_the_tests(ready_machine: Mach
         write_script(ready_machine.checkout / ".venv" / "bin" / tool, f"exit {int(tool == failing)}")
     assert ready_machine.run("test").returncode == 1
     assert ready_machine.log() == []
+
+
+def test_ci_tests_then_judges_a_demo_in_a_fresh_home_and_removes_it(checked_machine: Machine) -> None:
+    done = checked_machine.run(".ci/run")
+    assert done.returncode == 0, done.stderr
+    tests, demo, judgement = checked_machine.log()
+    assert tests.startswith("python -m pytest ")
+    assert demo.startswith("python -m assets.materialize --sample [home ")
+    assert judgement.startswith("python -m assets.check_data [home ")
+    home = Path(demo.split("[home ")[1].rstrip("]"))
+    assert str(home) in judgement
+    assert home.parent == checked_machine.folder
+    assert not home.exists()
+    assert re.search(r"script/check-data \d+ s\n", done.stdout.split("timings:")[1])
+
+
+def test_ci_stops_at_the_first_failure_and_still_reports(checked_machine: Machine) -> None:
+    checked_machine.mark("python-fails")
+    done = checked_machine.run(".ci/run")
+    assert done.returncode == 1
+    assert len(checked_machine.log()) == 1
+    assert "s, failed with 1" in done.stdout.split("timings:")[1]
+    assert not list(checked_machine.folder.glob("perturbridge-home.*"))
 
 
 @pytest.fixture
@@ -120,22 +150,24 @@ def assert_ended(process: int) -> None:
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
 def test_server_ends_both_when_it_is_asked_to_end(served_machine: Machine, port: int, ending: signal.Signals) -> None:
     server = start_server(served_machine, port)
+    processes = [process_of(served_machine, name) for name in ("webserver", "daemon")]
     server.send_signal(ending)
     server.communicate(timeout=20)
     assert server.returncode == 0
-    assert_ended(process_of(served_machine, "webserver"))
-    assert_ended(process_of(served_machine, "daemon"))
+    for process in processes:
+        assert_ended(process)
 
 
 @pytest.mark.parametrize(("dying", "said"), [("webserver", "the web server ended"), ("daemon", "the daemon ended")])
 def test_server_fails_and_ends_the_other_when_one_dies(served_machine: Machine, port: int, dying: str, said: str) -> None:
     server = start_server(served_machine, port)
-    os.kill(process_of(served_machine, dying), signal.SIGKILL)
+    processes = {name: process_of(served_machine, name) for name in ("webserver", "daemon")}
+    os.kill(processes[dying], signal.SIGKILL)
     _, errors = server.communicate(timeout=20)
     assert server.returncode == 1
     assert said in errors
-    assert_ended(process_of(served_machine, "webserver"))
-    assert_ended(process_of(served_machine, "daemon"))
+    for process in processes.values():
+        assert_ended(process)
 
 
 def test_the_daemon_waits_until_the_web_server_has_made_the_instance(served_machine: Machine, port: int) -> None:

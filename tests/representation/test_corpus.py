@@ -1,0 +1,237 @@
+"""The corpus: what enters it, what does not, and that its files say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perturbridge_dagster.contract import CONTRASTS, CORPUS, GENES
+from perturbridge_dagster.effects.storage import LAYERS, open_effects, write_effects
+from perturbridge_dagster.effects.table import EffectTable
+from perturbridge_dagster.errors import IncompatibleFileError, InputError
+from perturbridge_dagster.representation import corpus as corpus_module
+from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus, write_corpus
+from perturbridge_dagster.representation.splits import SPLITS, molecule_violations, scalar_violations
+from perturbridge_dagster.written import Stamp, read_stamp
+
+KEY = ["dataset", "context", "perturbation", "log_dose", "time", "readout"]
+
+
+def all_values(corpus: StoredCorpus) -> pd.DataFrame:
+    frames = [
+        shard.astype({name: object for name in shard.columns if shard[name].dtype == "category"})
+        for split in SPLITS
+        for shard in corpus.iterate_shards(split)
+    ]
+    return pd.concat(frames).sort_values(KEY, ignore_index=True)
+
+
+def expected_values(strata: list) -> pd.DataFrame:
+    """The long table, built the slow way from every stratum."""
+    parts = []
+    for stratum in strata:
+        frame = stratum.contrasts.loc[np.repeat(np.arange(len(stratum.contrasts)), len(stratum.genes))].reset_index(drop=True)
+        frame["readout"] = np.tile(stratum.genes["ensembl_id"], len(stratum.contrasts))
+        frame["value"] = stratum.logFC.ravel()
+        parts.append(frame)
+    long = pd.concat(parts)
+    long = long[long["estimable"] & long["pubchem_cid"].notna() & (long["pert_dose_uM"] > 0) & long["value"].notna()]
+    long = long.rename(columns={"cell_type": "context"}).assign(
+        perturbation=long["pubchem_cid"].astype(str),
+        log_dose=np.log10(long["pert_dose_uM"]).astype(np.float32),
+        time=long["pert_time_h"].astype(np.float32),
+        value=long["value"].astype(np.float32).astype(float),
+    )
+    return long.groupby(KEY, as_index=False)["value"].mean().sort_values(KEY, ignore_index=True)
+
+
+def test_every_value_is_in_the_corpus_once(additive_strata: list, additive_corpus: StoredCorpus) -> None:
+    found = all_values(additive_corpus)
+    assert list(found.columns) == CORPUS.names
+    pd.testing.assert_frame_equal(found[[*KEY, "value"]], expected_values(additive_strata), check_dtype=False, rtol=1e-6)
+    assert not found.duplicated(KEY).any()
+    n_by_split = found["split"].value_counts().to_dict()
+    assert n_by_split == additive_corpus.summary["n_values"] == additive_corpus.shards.groupby("split")["n_values"].sum().to_dict()
+    assert additive_corpus.conditions["n_values"].sum() == len(found)
+    assert additive_corpus.readouts[[f"n_{split}" for split in SPLITS]].to_numpy().sum() == len(found)
+
+
+def test_split_of_values_is_the_split_of_their_condition(additive_corpus: StoredCorpus) -> None:
+    found = all_values(additive_corpus)
+    of_condition = additive_corpus.conditions[[*KEY[:-1], "split"]]
+    joined = found.merge(of_condition, on=KEY[:-1], how="left", suffixes=("", "_listed"), validate="many_to_one")
+    assert (joined["split"] == joined["split_listed"]).all()
+    assert scalar_violations(additive_corpus.conditions).empty
+    assert additive_corpus.summary["split_violations"] == []
+
+
+def test_what_cannot_enter_is_left_out_and_counted(make_effects: Callable, make_stamp: Callable, tmp_path: Path) -> None:
+    rows = [
+        ("kept", 1, 1.0, 24.0),
+        ("no id", None, 1.0, 24.0),
+        ("dose zero", 2, 0.0, 24.0),
+        ("not estimable", 3, 1.0, 24.0),
+        ("all missing", 4, 1.0, 24.0),
+        ("partly missing", 5, 1.0, 24.0),
+        ("no id, not estimable", None, 1.0, 24.0),
+        ("missing dose", 6, np.nan, 24.0),
+    ]
+    logFC = np.arange(24, dtype=float).reshape(8, 3)
+    logFC[3] = logFC[4] = logFC[6] = np.nan
+    logFC[5, 1] = np.nan
+    strata = [make_effects("alpha", "CVCL_A", rows, logFC, estimable=[True, True, True, False, True, True, False, True])]
+    summary = write_corpus(strata, tmp_path / "corpus", make_stamp(), name="odd")
+    assert summary["left_out"] == {
+        "contrasts_not_estimable": 2,
+        "contrasts_without_pubchem_cid": 1,
+        "contrasts_without_positive_dose": 2,
+        "conditions_without_any_value": 1,
+        "missing_values": 4,
+    }
+    opened = open_corpus(tmp_path / "corpus")
+    assert opened.summary == summary
+    assert opened.conditions[["perturbation", "perturbagen", "n_values"]].to_numpy().tolist() == [
+        ["1", "kept", 3],
+        ["5", "partly missing", 2],
+    ]
+    assert all_values(opened)["value"].tolist() == [0, 1, 2, 15, 17]
+
+
+def test_repeated_conditions_are_averaged_gene_by_gene(make_effects: Callable, make_stamp: Callable, tmp_path: Path) -> None:
+    # two names of one PubChem id in one stratum, and the same condition in another stratum of the context with other genes
+    first = make_effects(
+        "alpha",
+        "CVCL_A",
+        [("zeta", 1, 1.0, 24.0), ("other", 2, 1.0, 24.0), ("eta", 1, 1.0, 24.0)],
+        np.array([[1.0, 2.0], [5.0, 6.0], [3.0, np.nan]]),
+        genes=["ENSG00000000001", "ENSG00000000002"],
+        parent_key=[None, None, "AAAAAAAAAAAAAA"],
+    )
+    second = make_effects(
+        "alpha",
+        "CVCL_A",
+        [("zeta", 1, 1.0, 24.0)],
+        np.array([[8.0, 4.0]]),
+        genes=["ENSG00000000002", "ENSG00000000003"],
+        stratum="CVCL_A_2",
+    )
+    summary = write_corpus([second, first], tmp_path / "corpus", make_stamp(), name="repeated")
+    assert summary["averaged"] == {"conditions": 1, "contrasts": 3}
+    opened = open_corpus(tmp_path / "corpus")
+    assert opened.conditions.iloc[0][["perturbation", "perturbagen", "parent_key", "n_contrasts", "n_values"]].tolist() == [
+        "1",
+        "eta",
+        "AAAAAAAAAAAAAA",
+        3,
+        3,
+    ]
+    values = all_values(opened)
+    assert values.loc[values["perturbation"] == "1", "value"].tolist() == [2.0, 5.0, 4.0]
+
+
+def test_doses_that_float32_cannot_tell_apart_are_one_condition(make_effects: Callable, make_stamp: Callable, tmp_path: Path) -> None:
+    rows = [("a", 1, 5.0, 24.0), ("b", 1, 5.0 * (1 + 1e-12), 24.0), ("c", 1, 5.01, 24.0)]
+    write_corpus([make_effects("alpha", "CVCL_A", rows, np.ones((3, 2)))], tmp_path / "corpus", make_stamp(), name="doses")
+    assert open_corpus(tmp_path / "corpus").conditions["n_contrasts"].tolist() == [2, 1]
+
+
+def test_small_blocks_and_shards_hold_the_same_values(
+    additive_strata: list, additive_corpus: StoredCorpus, make_stamp: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_module, "SHARD_VALUES", 500)
+    monkeypatch.setattr(corpus_module, "_BLOCK_VALUES", 700)
+    write_corpus(additive_strata[::-1], tmp_path / "corpus", make_stamp(), name="additive")
+    small = open_corpus(tmp_path / "corpus")
+    assert small.shards["n_values"].max() == 500
+    pd.testing.assert_frame_equal(all_values(small), all_values(additive_corpus))
+    pd.testing.assert_frame_equal(small.conditions, additive_corpus.conditions)
+
+
+def test_corpus_of_written_effects_is_the_corpus_of_the_same_effects_in_memory(
+    additive_strata: list, additive_corpus: StoredCorpus, make_stamp: Callable, tmp_path: Path
+) -> None:
+    for number, stratum in enumerate(additive_strata):
+        contrasts = stratum.contrasts.assign(
+            control="DMSO", plate=None, well=None, n_treated=2, n_controls=4, n_plates=1, n_significant=0, mean_abs_t=1.0
+        )
+        genes = stratum.genes.reindex(columns=GENES.names).assign(gene=stratum.genes["gene"], ensembl_id=stratum.genes["ensembl_id"])
+        layers = dict.fromkeys(LAYERS, -np.ones_like(stratum.logFC)) | {"logFC": stratum.logFC}
+        table = EffectTable(contrasts[CONTRASTS.names], genes, layers, {}, {})
+        write_effects(table, tmp_path / str(number), stratum.stamp, tile=(17, 13))
+    write_corpus(
+        [open_effects(tmp_path / str(number)) for number in range(len(additive_strata))], tmp_path / "corpus", make_stamp(), name="stored"
+    )
+    pd.testing.assert_frame_equal(all_values(open_corpus(tmp_path / "corpus")), all_values(additive_corpus))
+
+
+@pytest.mark.parametrize("rule", ["molecules", "parents"])
+def test_molecule_splits_of_a_corpus(additive_strata: list, make_stamp: Callable, tmp_path: Path, rule: str) -> None:
+    summary = write_corpus(additive_strata, tmp_path / "corpus", make_stamp(), name="m", split=rule)  # type: ignore[arg-type]
+    opened = open_corpus(tmp_path / "corpus")
+    assert summary["split_rule"] == rule
+    assert summary["n_conditions"]["val"] > 0
+    assert summary["split_report"][0]["rule"] == "ten_percent_shared_molecules"
+    assert molecule_violations(opened.conditions, by="cid" if rule == "molecules" else "parent").empty
+
+
+def test_stamp_gathers_datasets_licences_and_taints(
+    additive_strata: list, make_effects: Callable, make_stamp: Callable, tmp_path: Path
+) -> None:
+    closed = make_effects("closed", "CVCL_A", [("a", 101, 1.0, 24.0)], np.ones((1, 2)))
+    object.__setattr__(closed, "stamp", Stamp("condition_effects", "1", "x", ("closed",), "restricted", ("harmonized_samples closed",)))
+    write_corpus([*additive_strata, closed], tmp_path / "corpus", make_stamp(stage="anything"), name="s")
+    opened = open_corpus(tmp_path / "corpus")
+    for file in ["conditions.parquet", "readouts.parquet", "shards.parquet", *opened.shards["file"]]:
+        stamp = read_stamp(tmp_path / "corpus" / file)
+        assert (stamp.stage, stamp.licence, stamp.source_datasets) == (
+            "training_corpus",
+            "restricted",
+            ("alpha", "beta", "closed", "gamma"),
+        )
+        assert stamp.unaccepted_inputs == ("harmonized_samples closed",)
+
+
+def test_vocabularies_are_sorted_and_of_train_alone(additive_corpus: StoredCorpus) -> None:
+    vocabularies = additive_corpus.vocabularies()
+    train = additive_corpus.conditions[additive_corpus.conditions["split"] == "train"]
+    assert vocabularies.perturbation[0] == "Control"
+    assert list(vocabularies.perturbation[1:]) == sorted(set(train["perturbation"]))
+    assert list(vocabularies.dataset) == ["alpha", "beta", "gamma"]
+    assert list(vocabularies.context) == sorted(set(train["context"]))
+    assert list(vocabularies.readout) == sorted(additive_corpus.readouts["readout"])
+
+
+def test_unusable_input_is_refused(additive_strata: list, make_effects: Callable, make_stamp: Callable, tmp_path: Path) -> None:
+    row = [("a", 1, 1.0, 24.0)]
+    cases = {
+        "no strata": [],
+        "each replicate was fitted alone": [make_effects("alpha", "CVCL_A", row, np.ones((1, 2)), sample_id="well 1")],
+        "logFC is infinite": [make_effects("alpha", "CVCL_A", row, np.full((1, 2), np.inf))],
+        "times are missing": [make_effects("alpha", "CVCL_A", [("a", 1, 1.0, np.nan)], np.ones((1, 2)))],
+        "no value is left": [make_effects("alpha", "CVCL_A", row, np.full((1, 2), np.nan))],
+        "cannot be folder names": [make_effects("alpha/..", "CVCL_A", row, np.ones((1, 2)))],
+    }
+    for number, (message, strata) in enumerate(cases.items()):
+        with pytest.raises(InputError, match=message):
+            write_corpus(strata, tmp_path / str(number), make_stamp(), name="refused")
+    with pytest.raises(InputError, match="no split is called"):
+        write_corpus(additive_strata, tmp_path / "rule", make_stamp(), name="refused", split="random")  # type: ignore[arg-type]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(InputError, match="not empty"):
+        write_corpus(additive_strata, tmp_path / "full", make_stamp(), name="refused")
+
+
+def test_unfinished_and_foreign_folders_are_refused(additive_strata: list, make_stamp: Callable, tmp_path: Path) -> None:
+    write_corpus(additive_strata[:2], tmp_path / "corpus", make_stamp(), name="c")
+    file = tmp_path / "corpus" / open_corpus(tmp_path / "corpus").shards["file"].iloc[0]
+    pd.DataFrame({"value": [1.0]}).to_parquet(file)
+    with pytest.raises(IncompatibleFileError, match="no stamp"):
+        list(open_corpus(tmp_path / "corpus").iterate_shards("train"))
+    (tmp_path / "corpus" / "corpus.json").unlink()
+    with pytest.raises(InputError, match="no finished training corpus"):
+        open_corpus(tmp_path / "corpus")

@@ -1,0 +1,93 @@
+"""Vocabularies and encoded splits."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.representation.corpus import StoredCorpus
+from perturbridge_dagster.representation.encoding import Vocabularies, encode_conditions, encode_split
+from perturbridge_dagster.representation.splits import SPLITS
+
+
+def vocabularies(*, unknown: bool = False) -> Vocabularies:
+    conditions = pd.DataFrame({"dataset": ["b", "a"], "context": ["x", "x"], "perturbation": ["9+Control", "10+2"]})
+    return Vocabularies.of(conditions, ["g2", "g1"], unknown=unknown)
+
+
+def test_symbols_are_sorted_as_text_and_control_comes_first() -> None:
+    made = vocabularies()
+    assert made.dataset == ("a", "b")
+    assert made.perturbation == ("Control", "10", "2", "9")
+    assert made.readout == ("g1", "g2")
+    assert made.encode("perturbation", ["9", "Control", "10"]).tolist() == [3, 0, 1]
+
+
+def test_unknown_symbols_are_an_error_or_have_a_code_of_their_own() -> None:
+    with pytest.raises(InputError, match=r"column perturbation; rows 7: 1 symbols are in no train condition") as caught:
+        vocabularies().encode("perturbation", ["2", "7"])
+    assert "unknown_token" in str(caught.value)
+    lenient = vocabularies(unknown=True)
+    assert lenient.encode("perturbation", ["2", "7"]).tolist() == [2, 4]
+    assert lenient.size("perturbation") == 5
+    assert vocabularies().size("perturbation") == 4
+    with pytest.raises(KeyError, match="no vocabulary gene"):
+        lenient.size("gene")
+
+
+def test_combinations_are_padded() -> None:
+    assert vocabularies().encode_perturbations(["10+2+9", "9", "2+10"]).tolist() == [[1, 2, 3], [3, -1, -1], [2, 1, -1]]
+
+
+def test_vocabularies_survive_a_round_trip() -> None:
+    assert Vocabularies.from_dict(vocabularies(unknown=True).to_dict()) == vocabularies(unknown=True)
+
+
+@pytest.mark.parametrize(("column", "value"), [("log_dose", -np.inf), ("log_dose", np.nan), ("time", np.inf)])
+def test_doses_and_times_that_are_not_finite_are_refused(column: str, value: float) -> None:
+    conditions = pd.DataFrame({"dataset": "a", "context": "x", "perturbation": "2", "log_dose": 0.0, "time": 24.0}, index=[0, 1])
+    conditions.loc[1, column] = value
+    with pytest.raises(InputError, match=f"column {column}; rows 1: 1 values are missing or infinite"):
+        encode_conditions(conditions, vocabularies())
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("mapped", [False, True])
+def test_encoded_values_decode_to_the_shards(additive_corpus: StoredCorpus, split: str, mapped: bool, tmp_path: Path) -> None:
+    made = additive_corpus.vocabularies()
+    encoded = encode_split(additive_corpus, split, made, tmp_path if mapped else None)
+    assert isinstance(encoded.value, np.memmap) == mapped
+    shards = pd.concat(
+        [
+            shard.astype({"dataset": str, "context": str, "perturbation": str, "readout": str})
+            for shard in additive_corpus.iterate_shards(split)
+        ]
+    )
+    decoded = encoded.conditions.iloc[encoded.condition]
+    for name in ("dataset", "context", "perturbation", "log_dose", "time"):
+        assert (decoded[name].to_numpy() == shards[name].to_numpy()).all()
+    assert (np.array(made.readout)[encoded.readout] == shards["readout"].to_numpy()).all()
+    np.testing.assert_array_equal(encoded.value, shards["value"])
+    assert (np.array(made.perturbation)[encoded.encoded.perturbation[:, 0]] == encoded.conditions["perturbation"].to_numpy()).all()
+
+
+def test_a_corpus_that_contradicts_itself_is_refused(additive_corpus: StoredCorpus, tmp_path: Path) -> None:
+    made = additive_corpus.vocabularies()
+    is_train = additive_corpus.conditions["split"] == "train"
+    without_one = additive_corpus.conditions.drop(index=additive_corpus.conditions.index[is_train][0])
+    with pytest.raises(InputError, match="does not list"):
+        encode_split(replace(additive_corpus, conditions=without_one), "train", made)
+    miscounted = additive_corpus.shards.assign(n_values=additive_corpus.shards["n_values"] + 1)
+    with pytest.raises(InputError, match="not as many as listed"):
+        encode_split(replace(additive_corpus, shards=miscounted), "train", made)
+    copy = tmp_path / "copy"
+    shutil.copytree(additive_corpus.folder, copy)
+    shards = additive_corpus.shards[additive_corpus.shards["split"] == "val"]
+    twice = pd.concat([additive_corpus.shards, shards])
+    assert len(encode_split(replace(additive_corpus, folder=copy, shards=twice), "val", made)) == 2 * int(shards["n_values"].sum())

@@ -1,0 +1,132 @@
+"""The scalar LPM: its published shape, and what its parts do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from perturbridge_dagster.representation.corpus import StoredCorpus
+from perturbridge_dagster.representation.encoding import Vocabularies, encode_conditions, encode_split
+from perturbridge_dagster.representation.models import ConditionTensors, ModelSettings, ScalarLPM, predict
+
+
+def numbered(n: int) -> tuple[str, ...]:
+    return tuple(f"{number:06d}" for number in range(n))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "n_parameters"),
+    # all data: counted from the published vocabularies; and the same arithmetic for the L1000 model
+    [((10, 130, 37_441, 43_499), 10_641_665), ((2, 82, 21_005, 978), (2 + 82 + 21_005 + 978) * 128 + 512 + 196_864 + 65_792 + 257)],
+)
+def test_published_number_of_parameters(sizes: tuple[int, int, int, int], n_parameters: int) -> None:
+    with torch.device("meta"):
+        model = ScalarLPM(Vocabularies(*(numbered(n) for n in sizes)))
+    assert sum(parameter.numel() for parameter in model.parameters()) == n_parameters
+
+
+def test_published_layers_and_start() -> None:
+    torch.manual_seed(0)
+    model = ScalarLPM(Vocabularies(numbered(3), numbered(5), numbered(4_000), numbered(4_000)))
+    assert [type(layer).__name__ for layer in model.predictor] == ["Linear", "ReLU", "Dropout", "Linear", "ReLU", "Dropout", "Linear"]
+    assert [(layer.in_features, layer.out_features) for layer in model.predictor if isinstance(layer, torch.nn.Linear)] == [
+        (768, 256),
+        (256, 256),
+        (256, 1),
+    ]
+    assert {layer.p for layer in model.predictor if isinstance(layer, torch.nn.Dropout)} == {0.1}
+    for name in ("perturbation", "readout"):
+        assert float(getattr(model, name).weight.detach().std()) == pytest.approx(1, abs=0.01)
+    bound = np.sqrt(2) * np.sqrt(6 / (768 + 256))
+    first = model.predictor[0].weight.detach()
+    assert float(first.abs().max()) == pytest.approx(bound, rel=1e-3)
+    assert float(first.std()) == pytest.approx(bound / np.sqrt(3), rel=0.01)
+
+
+def conditions(*perturbations: str, dataset: str = "000000") -> pd.DataFrame:
+    return pd.DataFrame(
+        {"dataset": dataset, "context": "000000", "perturbation": perturbations, "log_dose": np.float32(0.5), "time": np.float32(24)}
+    )
+
+
+def output(model: ScalarLPM, vocabularies: Vocabularies, frame: pd.DataFrame) -> torch.Tensor:
+    tensors = ConditionTensors.of(encode_conditions(frame, vocabularies), torch.device("cpu"))
+    predicted: torch.Tensor = model.eval()(tensors, torch.zeros(len(frame), dtype=torch.int64))
+    return predicted
+
+
+def test_forward_is_the_published_formula() -> None:
+    torch.manual_seed(1)
+    vocabularies = Vocabularies(numbered(2), numbered(2), ("Control", *numbered(5)), numbered(3))
+    model = ScalarLPM(vocabularies, ModelSettings(width=4, hidden=(8, 8)))
+    found = output(model, vocabularies, conditions("000001"))
+
+    def weight(layer: torch.nn.Linear) -> tuple[np.ndarray, np.ndarray]:
+        return layer.weight.detach().numpy(), layer.bias.detach().numpy()
+
+    dose, time = weight(model.log_dose), weight(model.time)
+    hidden = np.concatenate(
+        [
+            model.dataset.weight[0].detach().numpy(),
+            model.context.weight[0].detach().numpy(),
+            model.perturbation.weight[2].detach().numpy(),
+            model.readout.weight[0].detach().numpy(),
+            dose[0][:, 0] * 0.5 + dose[1],
+            time[0][:, 0] * 24 + time[1],
+        ]
+    )
+    for place in (0, 3):
+        matrix, bias = weight(model.predictor[place])
+        hidden = np.maximum(matrix @ hidden + bias, 0)
+    matrix, bias = weight(model.predictor[6])
+    assert found.tolist()[0] == pytest.approx(float((matrix @ hidden + bias)[0]), rel=1e-5)
+
+
+def test_a_combination_is_the_mean_of_its_molecules() -> None:
+    vocabularies = Vocabularies(numbered(1), numbered(1), ("Control", *numbered(4)), numbered(1))
+    model = ScalarLPM(vocabularies, ModelSettings(width=4, hidden=(8,)))
+    with torch.no_grad():
+        model.perturbation.weight[4] = (model.perturbation.weight[1] + model.perturbation.weight[2]) / 2
+    combined, mean, swapped, alone = output(model, vocabularies, conditions("000000+000001", "000003", "000001+000000", "000000")).tolist()
+    assert combined == pytest.approx(mean, rel=1e-5)
+    assert combined == pytest.approx(swapped, rel=1e-5)
+    assert combined != pytest.approx(alone, rel=1e-3)
+
+
+def test_the_unknown_token_is_zero_and_stays_so() -> None:
+    vocabularies = Vocabularies(numbered(1), numbered(1), ("Control", *numbered(4)), numbered(1), unknown=True)
+    model = ScalarLPM(vocabularies, ModelSettings(width=4, hidden=(8,), dropout=0.0))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        output(model, vocabularies, conditions("new", "000001", dataset="other")).square().sum().backward()
+        optimiser.step()
+    assert model.perturbation.weight[5].abs().max() == 0
+    assert model.dataset.weight[1].abs().max() == 0
+    assert model.perturbation.weight[2].abs().max() > 0
+
+
+def test_standardizing_changes_dose_and_time_alone(additive_corpus: StoredCorpus) -> None:
+    vocabularies = additive_corpus.vocabularies()
+    values = encode_split(additive_corpus, "train", vocabularies)
+    model = ScalarLPM(vocabularies, ModelSettings(width=4, hidden=(8,)))
+    assert model.offset.tolist() == [0, 0]
+    assert model.scale.tolist() == [1, 1]
+    model.standardize(values.encoded)
+    assert model.offset.tolist() == pytest.approx([values.encoded.log_dose.mean(), 24], abs=1e-6)
+    # every time is 24 h, and has no deviation to divide by
+    assert model.scale.tolist() == pytest.approx([values.encoded.log_dose.std(), 1], rel=1e-6)
+
+
+def test_predictions_do_not_depend_on_chunks(additive_corpus: StoredCorpus) -> None:
+    vocabularies = additive_corpus.vocabularies()
+    values = encode_split(additive_corpus, "val", vocabularies)
+    model = ScalarLPM(vocabularies, ModelSettings(width=4, hidden=(8,), dropout=0.5)).train()
+    whole = np.concatenate([part for _, part in predict(model, values, chunk=len(values))])
+    chunked = np.empty(len(values), dtype=np.float32)
+    for part, predicted in predict(model, values, chunk=1_001):
+        chunked[part] = predicted
+    np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
+    assert model.training
