@@ -45,7 +45,7 @@ def coverage(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeR
             rows.append({"stage": stage, "dataset": key[0], "cell_context": (*key, None)[1], "state": state, "reason": reason or None})
     frame = pd.DataFrame(rows, columns=COVERAGE.names)
     # a list of what is there tells nothing of the data themselves, so it is open whatever they are
-    stamp = Stamp("coverage", "1", context.run_id, tuple(store.source_folders()), "open")
+    stamp = Stamp("coverage", "1", context.run.run_id, tuple(store.source_folders()), "open")
     write_parquet(store.root / "coverage.parquet", frame, COVERAGE, stamp)
     counts = pd.crosstab(frame["stage"], frame["state"]).reindex(list(STAGES)).reset_index()
     metadata: dict[str, Any] = {

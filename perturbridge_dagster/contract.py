@@ -212,7 +212,7 @@ STRATA = Table(
         Field("n_samples", "int64", "Samples.", unit="samples", minimum=1),
         Field("n_treated", "int64", "Treated samples.", unit="samples", minimum=0),
         Field("n_controls", "int64", "Vehicle controls.", unit="samples", minimum=0),
-        Field("n_conditions", "int64", "Distinct perturbagen × dose × time.", minimum=0),
+        Field("n_conditions", "int64", "Distinct compound × dose × time.", minimum=0),
         Field("n_perturbagens", "int64", "Distinct treated perturbagens.", minimum=0),
         Field("n_plates", "int64", "Plates.", minimum=1),
         Field("n_genes", "int64", "Genes.", minimum=1),

@@ -33,7 +33,9 @@ def render() -> str:
     sections = [HEADER]
     for table in TABLES:
         rows = [
-            f"| `{field.name}` | {field.type} | {field.unit or ''} | {'yes' if field.nullable else ''} | {field.meaning} | {_values(field)} |"
+            " | ".join(
+                ("", f"`{field.name}`", field.type, field.unit or "", "yes" if field.nullable else "", field.meaning, _values(field), "")
+            ).strip()
             for field in table
         ]
         head = ["| field | type | unit | may be null | meaning | values |", "|---|---|---|---|---|---|"]

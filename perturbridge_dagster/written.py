@@ -252,9 +252,9 @@ def read_parquet(path: Path, stage: str | Sequence[str], columns: list[str] | No
     require_compatible(read_stamp(path), path, stage)
     table = pq.read_table(path, columns=columns)
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
-    for field in table.schema:
-        if field.nullable and pa.types.is_int64(field.type):
-            frame[field.name] = table.column(field.name).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    for column in table.schema:
+        if column.nullable and pa.types.is_int64(column.type):
+            frame[column.name] = table.column(column.name).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     return frame
 
 

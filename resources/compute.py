@@ -76,7 +76,7 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
 
     def _run_payload(self, context: dg.AssetExecutionContext, requests: Sequence[Request]) -> None:
         """Run requests in one subprocess."""
-        file = Path(self.home) / "requests" / f"{context.run_id}-{uuid.uuid4().hex[:8]}.json"
+        file = Path(self.home) / "requests" / f"{context.run.run_id}-{uuid.uuid4().hex[:8]}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps([request.to_dict() for request in requests]))
         for request in requests:  # what an earlier try said must not be read as this one's

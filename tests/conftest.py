@@ -45,6 +45,11 @@ class Home:
     def store(self) -> Store:
         return Store(home=str(self.path))
 
+    def use(self, *datasets: str) -> None:
+        """Point datasets at their folders below native/."""
+        lines = [f'{dataset} = "native/{dataset}"\n' for dataset in datasets]
+        (self.path / SETTINGS).write_text("[sources]\n" + "".join(lines))
+
     def planner(self, **options: bool) -> Planner:
         return Planner(self.store, **options)
 
@@ -70,6 +75,11 @@ class Home:
                 )
             )
 
+    def materialize(self, stage: str, key: tuple[str, ...], config: dg.Config | None = None) -> None:
+        """Materialize one partition, which must succeed."""
+        result = self.run(stage, key, config)
+        assert result.success, f"{stage} {key}: {self.failure(result)}"
+
     def effects_parts(self, context: str) -> list[Part]:
         """Parts of the grouped effects of a cell context of this home's only dataset."""
         [dataset] = self.store.source_folders()
@@ -78,6 +88,10 @@ class Home:
     def failure(self, result: dg.ExecuteInProcessResult) -> str:
         """What the first failed step of a run said."""
         failed = [event for event in result.all_node_events if event.is_step_failure]
+        if not failed:
+            return "; ".join(
+                f"{check.check_name}: {check.description}" for check in result.get_asset_check_evaluations() if not check.passed
+            )
         error = failed[0].step_failure_data.error
         return (error.cause or error).message
 
@@ -106,6 +120,17 @@ def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 @pytest.fixture(scope="session")
+def home_in() -> Callable[[Path], Home]:
+    """Makes an empty home in a folder."""
+
+    def make(folder: Path) -> Home:
+        prepare_home(folder / "home")
+        return Home(folder / "home")
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def native_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Native files of the sample."""
     folder = tmp_path_factory.mktemp("native") / "sample"
@@ -114,17 +139,14 @@ def native_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small_home(tmp_path: Path, native_sample: Path) -> Callable[..., Home]:
+def small_home(tmp_path: Path, native_sample: Path, home_in: Callable[[Path], Home]) -> Callable[..., Home]:
     """Makes a home with a copy of the native files of some datasets, nothing materialized."""
 
     def make(*datasets: str) -> Home:
-        home = tmp_path / "home"
-        prepare_home(home)
-        lines = []
+        home = home_in(tmp_path)
         for dataset in datasets:
-            shutil.copytree(native_sample / dataset, home / "native" / dataset)
-            lines.append(f'{dataset} = "native/{dataset}"\n')
-        (home / SETTINGS).write_text("[sources]\n" + "".join(lines))
-        return Home(home)
+            shutil.copytree(native_sample / dataset, home.path / "native" / dataset)
+        home.use(*datasets)
+        return home
 
     return make

@@ -123,9 +123,14 @@ def test_an_h5ad_comes_back_and_the_given_object_is_left_alone(tmp_path: Path):
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path):
     file = tmp_path / "file"
     file.write_text("old")
-    with pytest.raises(RuntimeError), written_whole(file) as aside:
-        aside.write_text("half")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with written_whole(file) as aside:
+            aside.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 

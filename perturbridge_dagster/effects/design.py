@@ -111,6 +111,32 @@ def _number(value: float) -> str:
     return str(np.format_float_positional(value, trim="-"))
 
 
+def compound_keys(obs: pd.DataFrame) -> pd.DataFrame:
+    """What tells compounds apart: the PubChem id where it is known, else the perturbagen's name.
+
+    Two names of one PubChem id are one compound; one name with two PubChem ids, as LINCS has for stereoisomers, is two.
+
+    Parameters
+    ----------
+    obs
+        Columns perturbagen and, where there is one, pubchem_cid.
+
+    Returns
+    -------
+    DataFrame
+        Index of `obs`; ``pubchem_cid`` (Int64, null where unknown) and ``unidentified`` (the name there, else empty).
+    """
+    cid = pd.to_numeric(obs["pubchem_cid"].astype(object)) if "pubchem_cid" in obs else pd.Series(np.nan, obs.index)
+    known = cid.notna().to_numpy()
+    return pd.DataFrame(
+        {
+            "pubchem_cid": pd.array(cid.to_numpy(dtype=float, na_value=np.nan)).astype("Int64"),
+            "unidentified": np.where(known, "", obs["perturbagen"].astype(str)),
+        },
+        index=obs.index,
+    )
+
+
 def _sample_keys(obs: pd.DataFrame, replicates: Replicates, dataset: str | None) -> pd.DataFrame:
     """Key fields of each sample in plain types; raises where one is absent or missing."""
     absent = [name for name in _REQUIRED if name not in obs]
@@ -139,25 +165,27 @@ def _sample_keys(obs: pd.DataFrame, replicates: Replicates, dataset: str | None)
     )
     for name in ("well", "parent_key"):
         keys[name] = obs[name].astype(object).to_numpy() if name in obs else None
-    cid = pd.to_numeric(obs["pubchem_cid"].astype(object)) if "pubchem_cid" in obs else pd.Series(np.nan, obs.index)
-    keys["pubchem_cid"] = pd.array(cid.to_numpy(dtype=float, na_value=np.nan)).astype("Int64")
+    compounds = compound_keys(obs).reset_index(drop=True)
+    keys["pubchem_cid"] = compounds["pubchem_cid"]
+    # vehicles are told apart by name, whatever their compound: their plates are not interchangeable
+    keys["compound_cid"] = compounds["pubchem_cid"].mask(is_control)
+    keys["unidentified"] = np.where(is_control, keys["perturbagen"], compounds["unidentified"])
     keys["replicate"] = np.where(is_control | (replicates == "grouped"), "", keys["sample_id"])
     return keys
 
 
-def _conditions(keys: pd.DataFrame, replicates: Replicates, dataset: str | None) -> tuple[pd.DataFrame, NDArray[np.intp]]:
+def _conditions(keys: pd.DataFrame, replicates: Replicates) -> tuple[pd.DataFrame, NDArray[np.intp]]:
     """Conditions in byte order of their names, and the code of each sample."""
-    fields = ["is_control", "perturbagen", "pert_dose_uM", "pert_time_h", "replicate"]
-    groups = keys.groupby(fields, sort=True)
-    identity = groups[["pubchem_cid", "parent_key"]]
-    distinct = identity.nunique()
-    for name in distinct.columns:
-        several = distinct.index[distinct[name] > 1]
-        if len(several):
-            at_fault = sorted(set(several.get_level_values("perturbagen")))
-            raise InputError("one condition has several values", dataset=dataset, column=name, rows=at_fault)
-    conditions = groups.agg(n_samples=("plate", "size"), n_plates=("plate", "nunique"))
-    conditions = conditions.join(identity.first()).reset_index()
+    fields = ["is_control", "compound_cid", "unidentified", "pert_dose_uM", "pert_time_h", "replicate"]
+    groups = keys.groupby(fields, sort=True, dropna=False)
+    conditions = groups.agg(
+        perturbagen=("perturbagen", lambda names: "; ".join(sorted(set(names)))),
+        pubchem_cid=("pubchem_cid", "first"),
+        # sources may draw one compound in several ways; which of them comes first must not depend on the order of samples
+        parent_key=("parent_key", lambda parents: min(parents.dropna(), default=None)),
+        n_samples=("plate", "size"),
+        n_plates=("plate", "nunique"),
+    ).reset_index()
     if replicates == "separate":
         first = groups[["sample_id", "plate", "well"]].first().reset_index(drop=True)
         conditions = conditions.join(first.where(~conditions["is_control"]))
@@ -170,13 +198,15 @@ def _conditions(keys: pd.DataFrame, replicates: Replicates, dataset: str | None)
     order = conditions.sort_values(["name", *fields], kind="stable").index.to_numpy()
     code_of_group = np.empty(len(order), dtype=np.intp)
     code_of_group[order] = np.arange(len(order))
-    return conditions.loc[order].drop(columns="replicate").reset_index(drop=True), code_of_group[groups.ngroup().to_numpy()]
+    conditions = conditions.loc[order].drop(columns=["replicate", "compound_cid", "unidentified"]).reset_index(drop=True)
+    return conditions, code_of_group[groups.ngroup().to_numpy()]
 
 
 def build_design(obs: pd.DataFrame, *, replicates: Replicates = "grouped", min_cells: int = 0, dataset: str | None = None) -> Design:
     """The design of one stratum.
 
-    Controls are conditions by perturbagen and time. Treated samples are conditions by perturbagen, dose and time, or each alone.
+    Controls are conditions by perturbagen and time. Treated samples are conditions by compound (:func:`compound_keys`), dose and time,
+    or each alone; several names of one compound are joined by ``; ``.
     Every treated condition is compared with each control condition of the same time. Controls of times without treated samples
     take no part. Treated conditions of times without controls are fitted, as the published analysis does, but have no contrast.
 
@@ -194,7 +224,7 @@ def build_design(obs: pd.DataFrame, *, replicates: Replicates = "grouped", min_c
     Raises
     ------
     InputError
-        If a key field is absent or missing, or one condition has several compound ids.
+        If a key field is absent or missing.
     NotEstimableError
         If no treated condition has controls of its time.
     """
@@ -213,7 +243,7 @@ def build_design(obs: pd.DataFrame, *, replicates: Replicates = "grouped", min_c
             f"{dataset or 'stratum'}: {n_treated:,} treated samples and {len(keys) - n_treated:,} vehicle controls of their times are left "
             f"of {len(obs):,} samples ({int((~enough).sum()):,} have fewer than {min_cells} cells); both are needed."
         )
-    conditions, condition = _conditions(keys, replicates, dataset)
+    conditions, condition = _conditions(keys, replicates)
     plates = sorted(keys["plate"].unique())
     plate = pd.Categorical(keys["plate"], categories=plates).codes.astype(np.intp)
 

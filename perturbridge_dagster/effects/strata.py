@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from perturbridge_dagster.contract import CELL_CONTEXT_PATTERN, STRATA
+from perturbridge_dagster.effects.design import compound_keys
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.written import content_checksum
 
@@ -154,7 +155,7 @@ def strata_table(written: Iterable[tuple[Stratum, ad.AnnData, str]]) -> pd.DataF
     rows = []
     for stratum, samples, file in written:
         is_control = samples.obs["is_control"].astype(bool).to_numpy()
-        conditions = samples.obs[["perturbagen", "pert_dose_uM", "pert_time_h"]]
+        conditions = compound_keys(samples.obs).join(samples.obs[["pert_dose_uM", "pert_time_h"]])
         rows.append(
             {
                 "dataset": stratum.dataset,

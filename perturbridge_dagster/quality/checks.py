@@ -90,7 +90,7 @@ def harmonized_samples(folder: Path) -> Findings:
         Rule(
             "perturbagen is not a number or a word for missing",
             "ExpectColumnValuesToNotMatchRegex",
-            {"column": "perturbagen", "regex": r"^\s*$|^[-+]?\d+(\.\d+)?$|^(?i:nan|none|null|<na>)$"},
+            {"column": "perturbagen", "regex": r"^\s*$|^[-+]?\d+(?:\.\d+)?$|^(?i:nan|none|null|<na>)$"},
             "warning",
         )
     ]
@@ -98,7 +98,7 @@ def harmonized_samples(folder: Path) -> Findings:
         Rule(
             "no header row was read as a gene",
             "ExpectColumnValuesToNotMatchRegex",
-            {"column": "source_gene_id", "regex": r"(?i)(^|;)(gene_?id|gene|symbol|index|ensembl_?id)($|;)"},
+            {"column": "source_gene_id", "regex": r"(?i)(?:^|;)(?:gene_?id|gene|symbol|index|ensembl_?id)(?:$|;)"},
         )
     ]
     return {

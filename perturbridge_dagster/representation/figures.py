@@ -94,26 +94,18 @@ def embedding_map(embeddings: pd.DataFrame, labels: Mapping[str, str]) -> bytes:
         linewidths=0,
     )
     figure.colorbar(points, ax=axes, label="train conditions (log10)")
+    # room for the labels, and for those that step upwards where they would lie on one another
+    axes.margins(0.15)
+    width, height = 0.18 * max(np.ptp(coordinates[:, 0]), 1e-12), 0.03 * max(np.ptp(coordinates[:, 1]), 1e-12)
     placed: list[tuple[float, float]] = []
-    span = np.maximum(np.ptp(coordinates, axis=0), 1e-12)
     for position in np.flatnonzero(is_labelled):
         x, y = coordinates[position]
-        # labels that would lie on one another step upwards
-        height = 0
-        while any(
-            abs(x - other_x) < 0.12 * span[0] and abs(y + height * 0.025 * span[1] - other_y) < 0.025 * span[1]
-            for other_x, other_y in placed
-        ):
-            height += 1
-        placed.append((x, y + height * 0.025 * span[1]))
-        axes.annotate(
-            labels[embeddings["symbol"].iloc[position]],
-            (x, y),
-            xytext=placed[-1],
-            textcoords="data",
-            fontsize=8,
-            arrowprops={"arrowstyle": "-", "color": _OTHER_COLOUR, "lw": 0.5} if height else None,
-        )
+        at_x, at_y = x + width / 15, y + height / 3
+        while any(abs(at_x - other_x) < width and abs(at_y - other_y) < height for other_x, other_y in placed):
+            at_y += height
+        placed.append((at_x, at_y))
+        line = {"arrowstyle": "-", "color": _OTHER_COLOUR, "lw": 0.5} if at_y > y + height else None
+        axes.annotate(labels[embeddings["symbol"].iloc[position]], (x, y), xytext=(at_x, at_y), fontsize=8, arrowprops=line)
     axes.set_xlabel(f"principal component 1 ({shares[0]:.0%} of variance)")
     axes.set_ylabel(f"principal component 2 ({shares[1]:.0%} of variance)")
     axes.set_title(f"Embeddings of {len(embeddings):,} perturbations")
@@ -136,7 +128,7 @@ def training_curve(history: pd.DataFrame) -> bytes:
     best = history.iloc[int(history["validation_rmse"].to_numpy().argmin())]
     figure = _figure(7, 4.5)
     axes = figure.add_subplot()
-    axes.plot(history["step"], history["train_rmse"], marker="o", ms=3, color=_OTHER_COLOUR, label="train, with dropout")
+    axes.plot(history["step"], history["train_rmse"], marker="o", ms=3, color=_OTHER_COLOUR, label="train")
     axes.plot(history["step"], history["validation_rmse"], marker="o", ms=3, color=_MODEL_COLOUR, label="validation")
     axes.axvline(
         best["step"], color=_MODEL_COLOUR, ls=":", lw=1, label=f"selected: step {int(best['step']):,}, RMSE {best['validation_rmse']:.4f}"

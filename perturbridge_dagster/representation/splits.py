@@ -104,7 +104,8 @@ def assign_units(conditions: pd.DataFrame, *, seed: int = 13) -> pd.DataFrame:
 
     move = np.full(len(units), "none", dtype=object)
     orphan = held_out & ~np.isin(perturbation, perturbation[~held_out])
-    # number of train units by perturbation and dataset, kept up to date so that no swap removes a perturbation's last training
+    # number of train units by perturbation and dataset, kept up to date between datasets, so that
+    # no swap takes a perturbation's last training
     trained: defaultdict[int, Counter[int]] = defaultdict(Counter)
     for code, where in zip(perturbation[~held_out], dataset[~held_out], strict=True):
         trained[code][where] += 1
@@ -116,15 +117,15 @@ def assign_units(conditions: pd.DataFrame, *, seed: int = 13) -> pd.DataFrame:
     for rows in rows_of_dataset:
         orphans = rows[orphan[rows]]
         candidates = [row for row in rows[~held_out[rows]] if trained_in_another_dataset(row)]
-        shuffled = iter(np.random.RandomState(seed + _SWAP_SEED_OFFSET).permutation(candidates).astype(int))
+        partners = np.random.RandomState(seed + _SWAP_SEED_OFFSET).permutation(candidates)[: len(orphans)].astype(int)
+        held_out[partners] = True
+        held_out[orphans] = False
+        move[partners] = "swapped_to_held_out"
+        move[orphans] = "moved_to_train"
+        move[orphans[: len(partners)]] = "swapped_to_train"
+        for row in partners:
+            trained[perturbation[row]][dataset[row]] -= 1
         for row in orphans:
-            partner = next((candidate for candidate in shuffled if trained_in_another_dataset(candidate)), None)
-            if partner is not None:
-                held_out[partner] = True
-                move[partner] = "swapped_to_held_out"
-                trained[perturbation[partner]][dataset[partner]] -= 1
-            held_out[row] = False
-            move[row] = "moved_to_train" if partner is None else "swapped_to_train"
             trained[perturbation[row]][dataset[row]] += 1
 
     remaining = np.unique(perturbation[held_out])

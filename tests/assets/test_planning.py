@@ -46,7 +46,7 @@ def test_one_changed_well_makes_its_cell_context_stale_and_no_other(small_home):
     home = small_home("l1000_phase1")
     key = ("l1000_phase1",)
     for stage in ("source_files", "harmonized_samples"):
-        assert home.run(stage, key).success
+        home.materialize(stage, key)
     before = {part.key: part.request.digest for context in home.planner().cell_contexts(*key) for part in home.effects_parts(context)}
     [matrix] = (home.path / "native" / "l1000_phase1").glob("*.gctx")
     with h5py.File(matrix, "r+") as file:
@@ -56,7 +56,7 @@ def test_one_changed_well_makes_its_cell_context_stale_and_no_other(small_home):
     os.utime(matrix, (1, 1))
     assert home.planner().state("source_files", key)[0] == "stale"
     for stage in ("source_files", "harmonized_samples"):
-        assert home.run(stage, key).success
+        home.materialize(stage, key)
     after = {part.key: part.request.digest for context in home.planner().cell_contexts(*key) for part in home.effects_parts(context)}
     assert {name[1] for name in before if before[name] != after[name]} == {"CVCL_0023"}
 
@@ -65,16 +65,16 @@ def test_a_touched_file_with_the_same_content_makes_nothing_downstream_stale(sma
     home = small_home("vcpi_0001")
     key = ("vcpi_0001",)
     for stage in ("source_files", "harmonized_samples"):
-        assert home.run(stage, key).success
+        home.materialize(stage, key)
     os.utime(home.path / "native" / "vcpi_0001" / "data.parquet", (1, 1))
-    assert home.run("source_files", key).success
+    home.materialize("source_files", key)
     assert home.planner().state("harmonized_samples", key)[0] == "current"
 
 
 def test_a_failed_stratum_fails_its_partition_and_is_left_out_by_name(small_home):
     home = small_home("vcpi_0001")
     for stage in ("source_files", "harmonized_samples"):
-        assert home.run(stage, ("vcpi_0001",)).success
+        home.materialize(stage, ("vcpi_0001",))
     effects = ("vcpi_0001", "CVCL_0006")
     [part] = home.planner().plan("condition_effects", effects)
     write_json(part.request.failure, {"error": "no residual degrees of freedom"})
@@ -92,7 +92,7 @@ def run_keys(planner: Planner) -> list[str]:
 def test_the_sensor_asks_for_each_stale_partition_once_and_computes_a_dataset_ahead(small_home):
     home = small_home("vcpi_0001")
     for stage in ("source_files", "harmonized_samples"):
-        assert home.run(stage, ("vcpi_0001",)).success
+        home.materialize(stage, ("vcpi_0001",))
     requests = run_requests(home.planner())
     assert [request.job_name for request in requests] == ["materialize_condition_effects", "materialize_replicate_effects"]
     assert {str(request.partition_key) for request in requests} == {"CVCL_0006|vcpi_0001"}
@@ -102,7 +102,7 @@ def test_the_sensor_asks_for_each_stale_partition_once_and_computes_a_dataset_ah
 
 def test_coverage_names_what_is_lacking(small_home):
     home = small_home("vcpi_0001")
-    assert home.run("source_files", ("vcpi_0001",)).success
+    home.materialize("source_files", ("vcpi_0001",))
     import dagster as dg
 
     from perturbridge_dagster.written import read_parquet

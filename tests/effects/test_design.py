@@ -115,14 +115,25 @@ def test_samples_of_few_cells_and_needless_controls_take_no_part(make_obs: MakeO
     assert build_design(obs).rows.tolist() == [0, 1, 2, 5, 6, 7, 8]
 
 
-def test_missing_compound_ids_stay_missing_and_clashing_ones_are_refused(make_obs: MakeObs) -> None:
-    obs = make_obs([("DMSO", 0.0, 24.0, "A", 2), ("x", 1.0, 24.0, "A", 2), ("y", 1.0, 24.0, "A", 1)])
-    obs["pubchem_cid"] = pd.array([None, None, 7, None, None], dtype="Int64")
+def test_a_compound_is_its_pubchem_id_and_else_its_name(make_obs: MakeObs) -> None:
+    obs = make_obs(
+        [
+            ("DMSO", 0.0, 24.0, "A", 2),
+            ("x", 1.0, 24.0, "A", 2),
+            ("y", 1.0, 24.0, "A", 1),
+            ("z", 1.0, 24.0, "A", 2),
+            ("Z", 1.0, 24.0, "B", 1),
+        ]
+    )
+    # stereoisomers of one name, a compound nobody knows, and one compound of two names
+    obs["pubchem_cid"] = pd.array([679, 679, 7, 8, None, 9, 9, 9], dtype="Int64")
+    obs["parent_key"] = [None, None, "B", "A", None, "D", None, "C"]
     design = build_design(obs)
-    assert design.conditions["pubchem_cid"].isna().tolist() == [True, False, True]
-    obs.loc["s003", "pubchem_cid"] = 8
-    with pytest.raises(InputError, match=r"column pubchem_cid; rows x: one condition has several values"):
-        build_design(obs, dataset="simulated")
+    treated = design.conditions[~design.conditions["is_control"]]
+    assert treated["perturbagen"].tolist() == ["Z; z", "x", "x", "y"]
+    assert treated["pubchem_cid"].fillna(0).tolist() == [9, 7, 8, 0]
+    assert treated["parent_key"].tolist() == ["C", "B", "A", None]
+    assert treated["n_samples"].tolist() == [3, 1, 1, 1]
 
 
 @pytest.mark.parametrize("column", ["perturbagen", "is_control", "pert_dose_uM", "pert_time_h", "plate"])
