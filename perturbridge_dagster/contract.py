@@ -522,6 +522,35 @@ CORPUS = Table(
     ),
 )
 
+CORPUS_CONDITIONS = Table(
+    "corpus_conditions",
+    "One condition of a training corpus.",
+    (
+        *(CORPUS[name] for name in ("dataset", "context", "perturbation", "log_dose", "time")),
+        CORPUS["split"],
+        Field("perturbagen", "string", "Compound as a source names it; the first by name where several share the PubChem id."),
+        Field("parent_key", "string", "Key of the salt-stripped parent structure.", nullable=True),
+        Field("n_contrasts", "int64", "Contrasts averaged into the condition.", minimum=1),
+        Field("n_values", "int64", "Genes with a value.", minimum=1),
+    ),
+)
+
+CORPUS_READOUTS = Table(
+    "corpus_readouts",
+    "One gene of a training corpus.",
+    (CORPUS["readout"], *(Field(f"n_{split}", "int64", f"Values in {split}.", minimum=0) for split in ("train", "val", "test"))),
+)
+
+CORPUS_SHARDS = Table(
+    "corpus_shards",
+    "One shard file of a training corpus.",
+    (
+        Field("file", "string", "File, relative to the corpus folder.", unique=True),
+        *(CORPUS[name] for name in ("dataset", "context", "split")),
+        Field("n_values", "int64", "Values.", minimum=1),
+    ),
+)
+
 EVALUATION = Table(
     "evaluation",
     "One predictor scored on one split.",
@@ -533,6 +562,17 @@ EVALUATION = Table(
         Field("mae", "float64", "Mean absolute error.", unit="log2", nullable=True, minimum=0),
         Field("pearson", "float64", "Pearson correlation.", nullable=True, minimum=-1, maximum=1),
         Field("r2", "float64", "Coefficient of determination.", nullable=True, maximum=1),
+    ),
+)
+
+COMPOUND_EMBEDDINGS = Table(
+    "compound_embeddings",
+    "One perturbation of a trained model; beside these columns lies `embedding`, a fixed-size list of float32.",
+    (
+        Field("symbol", "string", "Perturbation, as the corpus writes it.", unique=True),
+        Field("pubchem_cid", "int64", "PubChem compound id.", nullable=True, minimum=1),
+        Field("perturbagen", "string", "Compound as a source names it.", nullable=True),
+        Field("n_conditions", "int64", "Train conditions with the perturbation.", minimum=1),
     ),
 )
 
@@ -585,7 +625,11 @@ TABLES = (
     REPLICATE_PAIRS,
     REPLICATE_SUMMARY,
     CORPUS,
+    CORPUS_CONDITIONS,
+    CORPUS_READOUTS,
+    CORPUS_SHARDS,
     EVALUATION,
+    COMPOUND_EMBEDDINGS,
     NEIGHBOURS,
     COVERAGE,
 )

@@ -59,7 +59,9 @@ def test_jobs_and_sensors(snapshot):
     assert {"jobs": sorted(repository.job_names), "sensors": sorted(sensor.name for sensor in repository.sensor_defs)} == snapshot
 
 
-@pytest.mark.parametrize("spec", defs.resolve_all_asset_specs(), ids=lambda spec: spec.key.to_user_string())
+@pytest.mark.parametrize(
+    "spec", sorted(defs.resolve_all_asset_specs(), key=lambda spec: spec.key), ids=lambda spec: spec.key.to_user_string()
+)
 def test_every_asset_says_what_it_is_and_what_makes_it_stale(spec: dg.AssetSpec):
     assert len(spec.description or "") > 100
     assert "stale" in (spec.description or "").lower() or spec.key.path[-1] == "coverage"

@@ -17,6 +17,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from perturbridge_dagster.errors import InputError, NotEstimableError
+from perturbridge_dagster.identity.doses import nominal_dose_uM
 
 Replicates = Literal["grouped", "separate"]
 
@@ -157,7 +158,7 @@ def _sample_keys(obs: pd.DataFrame, replicates: Replicates, dataset: str | None)
         {
             "is_control": is_control,
             "perturbagen": obs["perturbagen"].astype(str).to_numpy(),
-            "pert_dose_uM": np.where(is_control, 0.0, obs["pert_dose_uM"].astype(float)),
+            "pert_dose_uM": np.where(is_control, 0.0, nominal_dose_uM(obs["pert_dose_uM"].astype(float))),
             "pert_time_h": obs["pert_time_h"].astype(float).to_numpy(),
             "sample_id": obs.index.astype(str).to_numpy(),
             "plate": obs["plate"].astype(str).to_numpy(),
@@ -205,8 +206,8 @@ def _conditions(keys: pd.DataFrame, replicates: Replicates) -> tuple[pd.DataFram
 def build_design(obs: pd.DataFrame, *, replicates: Replicates = "grouped", min_cells: int = 0, dataset: str | None = None) -> Design:
     """The design of one stratum.
 
-    Controls are conditions by perturbagen and time. Treated samples are conditions by compound (:func:`compound_keys`), dose and time,
-    or each alone; several names of one compound are joined by ``; ``.
+    Controls are conditions by perturbagen and time. Treated samples are conditions by compound (:func:`compound_keys`), nominal dose
+    and time, or each alone; several names of one compound are joined by ``; ``.
     Every treated condition is compared with each control condition of the same time. Controls of times without treated samples
     take no part. Treated conditions of times without controls are fitted, as the published analysis does, but have no contrast.
 

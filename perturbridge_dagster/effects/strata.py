@@ -18,6 +18,7 @@ import pandas as pd
 from perturbridge_dagster.contract import CELL_CONTEXT_PATTERN, STRATA
 from perturbridge_dagster.effects.design import compound_keys
 from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.identity.doses import nominal_dose_uM
 from perturbridge_dagster.written import content_checksum
 
 if TYPE_CHECKING:
@@ -155,7 +156,9 @@ def strata_table(written: Iterable[tuple[Stratum, ad.AnnData, str]]) -> pd.DataF
     rows = []
     for stratum, samples, file in written:
         is_control = samples.obs["is_control"].astype(bool).to_numpy()
-        conditions = compound_keys(samples.obs).join(samples.obs[["pert_dose_uM", "pert_time_h"]])
+        conditions = compound_keys(samples.obs).assign(
+            dose=nominal_dose_uM(samples.obs["pert_dose_uM"]), time=samples.obs["pert_time_h"].to_numpy()
+        )
         rows.append(
             {
                 "dataset": stratum.dataset,

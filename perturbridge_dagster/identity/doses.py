@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from perturbridge_dagster.identity.tables import cleaned_text
 
@@ -38,6 +39,12 @@ _NUMBER = r"[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE
 _QUANTITY = rf"^(?P<number>{_NUMBER})\s*(?P<unit>[^\W\d_]*)$"
 
 
+def _to_digits(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
+    """Numbers rounded to significant decimal digits; each distinct one is rounded once."""
+    distinct, position = np.unique(values, return_inverse=True)
+    return np.array([float(f"{value:.{digits}g}") for value in distinct], dtype=float)[position]
+
+
 def _parse(values: pd.Series, units: pd.Series | None, factors: Mapping[str, float]) -> pd.Series:
     """Numbers times the factor of their unit; NaN where number or unit is not understood, or the quantity is negative."""
     parts = cleaned_text(values).astype("string").str.extract(_QUANTITY)
@@ -51,8 +58,7 @@ def _parse(values: pd.Series, units: pd.Series | None, factors: Mapping[str, flo
     quantity[~np.isfinite(quantity)] = np.nan
     converted = np.isfinite(quantity) & (factor != 1)
     # 0.3 nM times 0.001 is 0.00030000000000000003; 12 digits are far beyond any pipette
-    distinct, position = np.unique(quantity[converted], return_inverse=True)
-    quantity[converted] = np.array([float(f"{value:.12g}") for value in distinct], dtype=float)[position]
+    quantity[converted] = _to_digits(quantity[converted], 12)
     return pd.Series(quantity, index=values.index, name=values.name, dtype="float64")
 
 
@@ -103,3 +109,17 @@ def unparsed(values: pd.Series, parsed: pd.Series) -> pd.Series:
     """
     said = cleaned_text(values)
     return values[said.notna() & parsed.isna()]
+
+
+def nominal_dose_uM(doses: pd.Series) -> NDArray[np.float64]:
+    """Doses to four significant digits, at which those that were meant to be one are one: 9.99999 and 10 µM.
+
+    Sources write a dose in several ways and dispense it no better than to a per cent. The published analysis rounds to four
+    decimals instead, which makes doses below 0.00005 µM one dose of zero.
+
+    Parameters
+    ----------
+    doses
+        Doses in µM; null stays NaN.
+    """
+    return _to_digits(doses.to_numpy(dtype=np.float64, na_value=np.nan), 4)

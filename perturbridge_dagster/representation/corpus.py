@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 
-from perturbridge_dagster.contract import CORPUS, Field, Table
+from perturbridge_dagster.contract import CORPUS, CORPUS_CONDITIONS, CORPUS_READOUTS, CORPUS_SHARDS
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation.encoding import CONDITION_KEY, Vocabularies
 from perturbridge_dagster.representation.splits import (
@@ -50,35 +50,6 @@ SplitRule = Literal["scalar", "molecules", "parents"]
 
 _BLOCK_VALUES = 4_000_000
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()._-]*")
-
-CORPUS_CONDITIONS = Table(
-    "corpus_conditions",
-    "One condition of a training corpus.",
-    (
-        *(CORPUS[name] for name in CONDITION_KEY),
-        CORPUS["split"],
-        Field("perturbagen", "string", "Compound as a source names it; the first by name where several share the PubChem id."),
-        Field("parent_key", "string", "Key of the salt-stripped parent structure.", nullable=True),
-        Field("n_contrasts", "int64", "Contrasts averaged into the condition.", minimum=1),
-        Field("n_values", "int64", "Genes with a value.", minimum=1),
-    ),
-)
-
-CORPUS_READOUTS = Table(
-    "corpus_readouts",
-    "One gene of a training corpus.",
-    (CORPUS["readout"], *(Field(f"n_{split}", "int64", f"Values in {split}.", minimum=0) for split in SPLITS)),
-)
-
-CORPUS_SHARDS = Table(
-    "corpus_shards",
-    "One shard file of a training corpus.",
-    (
-        Field("file", "string", "File, relative to the corpus folder.", unique=True),
-        *(CORPUS[name] for name in ("dataset", "context", "split")),
-        Field("n_values", "int64", "Values.", minimum=1),
-    ),
-)
 
 
 class StoredEffects(Protocol):

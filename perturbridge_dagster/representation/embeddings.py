@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from perturbridge_dagster.contract import Field, Table
+from perturbridge_dagster.contract import COMPOUND_EMBEDDINGS
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation.splits import CONTROL
 from perturbridge_dagster.written import Stamp, read_parquet, stamped_schema, to_arrow, written_whole
@@ -24,17 +24,6 @@ if TYPE_CHECKING:
     from perturbridge_dagster.representation.training import TrainedModel
 
 STAGE = "compound_embeddings"
-
-COMPOUND_EMBEDDINGS = Table(
-    "compound_embeddings",
-    "One perturbation of a trained model; beside these columns lies `embedding`, a fixed-size list of float32.",
-    (
-        Field("symbol", "string", "Perturbation, as the corpus writes it.", unique=True),
-        Field("pubchem_cid", "int64", "PubChem compound id.", nullable=True, minimum=1),
-        Field("perturbagen", "string", "Compound as a source names it.", nullable=True),
-        Field("n_conditions", "int64", "Train conditions with the perturbation.", minimum=1),
-    ),
-)
 
 _CHUNK = 1_024
 

@@ -55,6 +55,7 @@ def principal_plane(vectors: NDArray[np.floating]) -> tuple[NDArray[np.float64],
     """
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    singular[singular < 1e-10 * singular.max(initial=0)] = 0  # rounding, not spread
     coordinates = np.zeros((len(vectors), 2))
     shares = np.zeros(2)
     n = min(2, len(singular))

@@ -62,7 +62,7 @@ def test_conditions_are_perturbagen_dose_and_time_and_controls_are_by_time(make_
         ]
     )
     design = build_design(obs)
-    assert design.conditions["name"].tolist() == ["DMSO_24h", "DMSO_6h", "x_0.1uM_24h", "x_0.1uM_6h", "x_9.99999uM_24h"]
+    assert design.conditions["name"].tolist() == ["DMSO_24h", "DMSO_6h", "x_0.1uM_24h", "x_0.1uM_6h", "x_10uM_24h"]
     assert design.conditions["n_samples"].tolist() == [3, 2, 2, 1, 2]
     assert design.conditions["n_plates"].tolist() == [1, 1, 1, 1, 2]
     assert design.contrasts[["treated", "control"]].to_numpy().tolist() == [[2, 0], [3, 1], [4, 0]]
@@ -134,6 +134,14 @@ def test_a_compound_is_its_pubchem_id_and_else_its_name(make_obs: MakeObs) -> No
     assert treated["pubchem_cid"].fillna(0).tolist() == [9, 7, 8, 0]
     assert treated["parent_key"].tolist() == ["C", "B", "A", None]
     assert treated["n_samples"].tolist() == [3, 1, 1, 1]
+
+
+def test_replicates_of_one_nominal_dose_are_one_condition(make_obs: MakeObs) -> None:
+    design = build_design(
+        make_obs([("DMSO", 0.0, 24.0, "A", 2), ("x", 10.0, 24.0, "A", 1), ("x", 9.99999, 24.0, "A", 1), ("x", 3.33, 24.0, "A", 1)])
+    )
+    treated = design.conditions[~design.conditions["is_control"]]
+    assert dict(zip(treated["pert_dose_uM"], treated["n_samples"], strict=True)) == {10.0: 2, 3.33: 1}
 
 
 @pytest.mark.parametrize("column", ["perturbagen", "is_control", "pert_dose_uM", "pert_time_h", "plate"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perturbridge_dagster.identity.doses import parse_dose_uM, parse_time_h, unparsed
+from perturbridge_dagster.identity.doses import nominal_dose_uM, parse_dose_uM, parse_time_h, unparsed
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,16 @@ def test_a_written_decimal_is_the_float_of_the_converted_decimal(thousandths: in
     word, digits = unit
     text = f"{thousandths // 1000}.{thousandths % 1000:03d}{word}"
     assert parse_dose_uM(pd.Series([text])).iloc[0] == float(f"{thousandths}e{-3 - digits}")
+
+
+@pytest.mark.parametrize(
+    ("doses", "nominal"),
+    [
+        ([9.99999, 10.0, 10.0001], [10, 10, 10]),
+        ([3.33333, 3.333, 3.33], [3.333, 3.333, 3.33]),
+        ([3e-5, 0.0, None], [3e-5, 0, np.nan]),
+        ([], []),
+    ],
+)
+def test_doses_that_were_meant_to_be_one_are_one(doses, nominal):
+    np.testing.assert_array_equal(nominal_dose_uM(pd.Series(doses, dtype="Float64")), nominal)
