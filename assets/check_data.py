@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not store.source_folders():
             print("Nothing is configured: judging the sample compendium.", flush=True)
-            use_sample(home, seed=20260505)
+            use_sample(home)
             with dagster_instance(home) as instance:
                 materialize_graph(home, instance)
         rows = evaluations(store)

@@ -14,7 +14,7 @@ import dagster as dg
 from assets.partitions import PARTITIONS, key_to_partition, partition_to_key
 from assets.planning import Planner
 from assets.presentation import table_metadata
-from perturbridge_dagster.stages import STAGES
+from perturbridge_dagster.stages import STAGES, Check
 from resources.store import Output, Store
 
 if TYPE_CHECKING:
@@ -93,12 +93,9 @@ def _errors(findings: "list[Finding]") -> "list[Finding]":
 
 
 def _record(findings: "list[Finding]") -> dict[str, Any]:
-    from perturbridge_dagster.quality.suites import SUITE_VERSION
-
     failed = _errors(findings)
     return {
         "passed": not failed,
-        "suite_version": SUITE_VERSION,
         "rules": len(findings),
         "failed": [finding.rule.words for finding in failed],
         "warned": [finding.rule.words for finding in findings if not finding.passed and finding.rule.severity == "warning"],
@@ -142,7 +139,8 @@ class Evaluation:
     stage, partition, check, blocking
         What was judged.
     verdict
-        ``passed``; ``failed``; ``warned`` (a check that does not block); ``not run`` on the output that is there now; ``no output``.
+        ``passed``; ``failed``; ``warned`` (a rule that does not block); ``not run`` on the output that is there now; or the state of
+        the partition where there is nothing current to judge: ``missing``, ``stale``, ``failed``, ``waiting``.
     said
         What the check said.
     """
@@ -172,21 +170,24 @@ def evaluations(store: Store) -> list[Evaluation]:
     rows = []
     for stage in STAGES.values():
         for key in planner.keys(stage.name):
-            partition = key_to_partition(stage.name, key)
+            partition = str(key_to_partition(stage.name, key))
+            state, reason = planner.state(stage.name, key)
             outputs = planner.outputs(stage.name, key)
             for check in stage.checks:
-                verdicts = [output.acceptance().get(check.name) for output in outputs]
-                if not outputs:
-                    verdict, said = "no output", "materialize it"
-                elif any(record is None or record["digest"] != output.digest for record, output in zip(verdicts, outputs, strict=True)):
-                    verdict, said = "not run", "run the check on the output that is there now"
-                else:
-                    failed = [words for record in verdicts if record for words in record["failed"] + record["warned"]]
-                    passed = all(record and record["passed"] for record in verdicts)
-                    verdict = "failed" if not passed and check.blocking else "warned" if failed else "passed"
-                    said = "; ".join(dict.fromkeys(failed))
-                rows.append(Evaluation(stage.name, str(partition), check.name, check.blocking, verdict, said))
+                verdict, said = _verdict(check, outputs) if state in ("current", "unaccepted") else (state, reason)
+                rows.append(Evaluation(stage.name, partition, check.name, check.blocking, verdict, said))
     return rows
+
+
+def _verdict(check: Check, outputs: Sequence[Output]) -> tuple[str, str]:
+    """Verdict of a check on the outputs of a partition, and what it said."""
+    records = [output.acceptance().get(check.name) for output in outputs]
+    if any(record is None or not output.judged_now(record) for record, output in zip(records, outputs, strict=True)):
+        return "not run", "run the check on the output that is there now"
+    said = "; ".join(dict.fromkeys(words for record in records if record for words in record["failed"] + record["warned"]))
+    if check.blocking and not all(record and record["passed"] for record in records):
+        return "failed", said
+    return ("warned" if said else "passed"), said
 
 
 def print_evaluations(rows: Sequence[Evaluation]) -> None:

@@ -12,6 +12,7 @@ from assets.presentation import picture, stage_asset, table_metadata
 from assets.sources import harmonized_samples
 from perturbridge_dagster.contract import EFFECTS
 from perturbridge_dagster.errors import PerturbridgeError
+from perturbridge_dagster.payloads.requests import failure_of, verified
 from resources.compute import Compute
 from resources.store import Output, Store
 
@@ -33,9 +34,11 @@ def _ahead(stage: str, store: Store, partition: str, config: EffectsInputs) -> l
     planner = Planner(store, allow_unaccepted=config.allow_unaccepted)
     dataset, own = partition_to_key(stage, partition)
     try:
-        return [part for context in planner.cell_contexts(dataset) if context != own for part in planner.plan(stage, (dataset, context))]
+        others = [part for context in planner.cell_contexts(dataset) if context != own for part in planner.plan(stage, (dataset, context))]
     except PerturbridgeError:  # the partition's own plan meets the same refusal, and says so
         return []
+    # what is there is adopted, and verified, by its own run; what failed is not tried again until its inputs or code change
+    return [part for part in others if verified(part.request, deep=False) is None and failure_of(part.request) is None]
 
 
 def _metadata(outputs: list[Output]) -> dict[str, Any]:

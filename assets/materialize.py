@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
+import tomlkit
 
 from assets.checks import Evaluation, evaluations, print_evaluations
 from assets.effects import EffectsInputs
@@ -26,6 +27,7 @@ from assets.planning import EFFECTS_STAGES, Planner
 from assets.sensors import JOBS, OVERVIEW_JOB
 from perturbridge_dagster.definitions import build_definitions, default_home
 from perturbridge_dagster.errors import PerturbridgeError
+from perturbridge_dagster.sample import DATASETS, DEFAULT_SEED, write_sample
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import written_whole
 from resources.store import SETTINGS, Key, Store
@@ -67,18 +69,25 @@ def prepare_home(home: Path) -> None:
                 aside.write_text(text)
 
 
-def use_sample(home: Path, seed: int) -> None:
-    """Write the sample compendium, unless it is there, and make it the native files of datasets that have none."""
-    from perturbridge_dagster.sample import DATASETS, write_sample
+def use_sample(home: Path, seed: int = DEFAULT_SEED) -> bool:
+    """Write the sample compendium and point its datasets to it, unless native files of any dataset are configured.
 
-    write_sample(home / "sample", seed=seed)
+    Simulated and real data are never mixed.
+
+    Returns
+    -------
+    Whether the sample is what is configured.
+    """
     configured = Store(home=str(home)).source_folders()
-    lines = [f'{dataset} = "sample/{dataset}"\n' for dataset in DATASETS if dataset not in configured]
-    settings = home / SETTINGS
-    if lines:
-        text = settings.read_text().replace("[sources]\n", "[sources]\n" + "".join(lines), 1)
-        with written_whole(settings) as aside:
-            aside.write_text(text)
+    if not configured:
+        settings = tomlkit.parse((home / SETTINGS).read_text())
+        settings.setdefault("sources", tomlkit.table()).update({dataset: f"sample/{dataset}" for dataset in DATASETS})
+        with written_whole(home / SETTINGS) as aside:
+            aside.write_text(tomlkit.dumps(settings))
+    elif any(not folder.is_relative_to(home / "sample") for folder in configured.values()):
+        return False
+    write_sample(home / "sample", seed=seed)
+    return True
 
 
 @contextmanager
@@ -106,8 +115,11 @@ def materialize_graph(home: Path, instance: dg.DagsterInstance, *, datasets: lis
     definitions = build_definitions(home=home)
     summary = Summary()
     for stage in STAGES:
+        ahead = set()
         for key in _wanted(Planner(store).keys(stage), datasets):
-            _materialize_partition(definitions, instance, store, stage, key, summary)
+            first = stage in EFFECTS_STAGES.values() and key[0] not in ahead
+            ahead.add(key[0])
+            _materialize_partition(definitions, instance, store, stage, key, summary, compute_ahead=first)
     started = time.monotonic()
     succeeded = _run(definitions, instance, OVERVIEW_JOB)
     (summary.materialized if succeeded else summary.failed).append("coverage and catalog")
@@ -122,7 +134,7 @@ def _wanted(keys: list[Key], datasets: list[str] | None) -> list[Key]:
 
 
 def _materialize_partition(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, store: Store, stage: str, key: Key, summary: Summary
+    definitions: dg.Definitions, instance: dg.DagsterInstance, store: Store, stage: str, key: Key, summary: Summary, *, compute_ahead: bool
 ) -> None:
     """Run a partition unless it is current, and say how it went."""
     name = f"{stage} {' '.join(key)}"
@@ -135,7 +147,7 @@ def _materialize_partition(
         summary.waiting.append(name)
         return
     started = time.monotonic()
-    ahead = EffectsInputs(compute_ahead=True) if stage in EFFECTS_STAGES.values() else None
+    ahead = EffectsInputs(compute_ahead=True) if compute_ahead else None
     succeeded = _run(definitions, instance, JOBS[stage].name, key_to_partition(stage, key), ahead)
     seconds = time.monotonic() - started
     summary.seconds[stage] += seconds
@@ -182,22 +194,24 @@ def _print_summary(home: Path, summary: Summary, checks: list[Evaluation], secon
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line; 0 when nothing failed and no blocking check did."""
     parser = argparse.ArgumentParser(prog="python -m assets.materialize", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--sample", action="store_true", help="write the built-in sample compendium and use it where no files are configured"
-    )
-    parser.add_argument("--seed", type=int, default=20260505, help="seed of the sample compendium")
+    parser.add_argument("--sample", action="store_true", help="use the built-in sample compendium, unless native files are configured")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="seed of the sample compendium")
     parser.add_argument("--dataset", action="append", help="only this dataset (may be given again)")
     parser.add_argument("--prepare-home", action="store_true", help="only make the home's folders and configuration")
     options = parser.parse_args(arguments)
     home = default_home()
     prepare_home(home)
     if options.prepare_home:
-        return 0
+        with dagster_instance(home):  # makes its database, which two servers starting together could not
+            return 0
     started = time.monotonic()
     try:
         if options.sample:
-            print(f"Sample compendium in {home / 'sample'}", flush=True)
-            use_sample(home, options.seed)
+            sampled = use_sample(home, options.seed)
+            print(
+                f"Native files: {'the sample compendium in ' + str(home / 'sample') if sampled else f'as {home / SETTINGS} says'}",
+                flush=True,
+            )
         with dagster_instance(home) as instance:
             print(f"Materializing into {home}", flush=True)
             summary = materialize_graph(home, instance, datasets=options.dataset)

@@ -45,7 +45,7 @@ def coverage(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeR
             rows.append({"stage": stage, "dataset": key[0], "cell_context": (*key, None)[1], "state": state, "reason": reason or None})
     frame = pd.DataFrame(rows, columns=COVERAGE.names)
     # a list of what is there tells nothing of the data themselves, so it is open whatever they are
-    stamp = Stamp("coverage", "1", context.run.run_id, tuple(store.source_folders()), "open")
+    stamp = Stamp("coverage", "1", context.run.run_id, tuple(sorted(store.source_folders())), "open")
     write_parquet(store.root / "coverage.parquet", frame, COVERAGE, stamp)
     counts = pd.crosstab(frame["stage"], frame["state"]).reindex(list(STAGES)).reset_index()
     metadata: dict[str, Any] = {
@@ -80,7 +80,15 @@ def catalog(store: Store) -> dg.MaterializeResult[Any]:
     """
     from resources.catalog import EXAMPLES, build_catalog
 
-    counts = build_catalog(store)
+    planner = Planner(store)
+    outputs, states = [], {}
+    for stage in STAGES:
+        for key in planner.keys(stage):
+            for output in planner.outputs(stage, key):
+                if not output.unaccepted_checks():
+                    outputs.append(output)
+                    states[(stage, *output.key)] = planner.state(stage, key)[0]
+    counts = build_catalog(store.root / "catalog.duckdb", outputs, states)
     metadata = {
         "file": dg.MetadataValue.path(str(store.root / "catalog.duckdb")),
         "views": table_metadata(counts),

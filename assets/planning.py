@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from perturbridge_dagster.errors import InputError, PerturbridgeError
+from perturbridge_dagster.errors import InputError, PerturbridgeError, UnacceptedInputError
 from perturbridge_dagster.payloads.requests import Input, Request, failure_of
 from perturbridge_dagster.registry import dataset as registered
 from perturbridge_dagster.registry import dataset_pairs, pair_key, split_pair_key
 from perturbridge_dagster.stages import STAGES
+from perturbridge_dagster.written import read_parquet, read_stamp
 from resources.store import Key, Output, Store
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ class Part:
     request: Request
 
 
+def _inherited(output: Output) -> dict[str, Any]:
+    """What a file takes over from an input that is identified by its content alone: these must then identify the request too."""
+    stamp = read_stamp(next(output.folder.glob("*.parquet")))
+    return {"licence": stamp.licence, "simulated": stamp.simulated}
+
+
 def _part(store: Store, stage: str, key: Key, *, arguments: dict[str, Any], inputs: dict[str, Input], code: str = "") -> Part:
     """A part whose request is of this stage's code version, with `code` (versions of R packages, say) added to it."""
     version = "; ".join(filter(None, (STAGES[stage].code_version, code)))
@@ -51,7 +58,7 @@ def _part(store: Store, stage: str, key: Key, *, arguments: dict[str, Any], inpu
 
 
 class Planner:
-    """Plans requests against a store.
+    """Plans requests against a store, as it is when first asked: make a new one after anything was materialized.
 
     Parameters
     ----------
@@ -66,6 +73,8 @@ class Planner:
         self.store = store
         self.allow_unaccepted = allow_unaccepted
         self._strata: dict[str, pd.DataFrame] = {}
+        self._plans: dict[tuple[str, Key], list[Part]] = {}
+        self._states: dict[tuple[str, Key], tuple[State, str]] = {}
 
     def plan(self, stage: str, key: Key) -> list[Part]:
         """The parts of a partition.
@@ -97,7 +106,9 @@ class Planner:
             "training_corpus": self._training_corpus,
             "compound_embeddings": self._compound_embeddings,
         }
-        return planners[stage](*key)
+        if (stage, key) not in self._plans:
+            self._plans[stage, key] = planners[stage](*key)
+        return self._plans[stage, key]
 
     def keys(self, stage: str) -> list[Key]:
         """The real partitions of a stage, as far as they are known now."""
@@ -126,18 +137,53 @@ class Planner:
             keys = [(dataset, stratum) for stratum in strata.loc[strata["cell_type"] == context, "stratum"]]
         return [output for name in keys if (output := self.store.current(stage, name)) is not None]
 
+    def upstream(self, stage: str, key: Key) -> list[tuple[str, Key]]:
+        """The partitions that a partition is made from, apart from those its inputs are made from in turn."""
+        if stage == "source_files":
+            return []
+        if stage == "harmonized_samples":
+            return [("source_files", key)]
+        if stage in EFFECTS_STAGES.values():
+            return [("harmonized_samples", key[:1])]
+        if stage == "compound_embeddings":
+            return [("training_corpus", key[:1])]
+        mode = "separate" if stage == "replicate_agreement" else "grouped"
+        datasets = {
+            "matched_conditions": lambda: split_pair_key(key[0]),
+            "cross_dataset_agreement": lambda: split_pair_key(key[0]),
+            "replicate_agreement": lambda: key,
+            "training_corpus": self.store.source_folders,
+        }[stage]()
+        effects: list[tuple[str, Key]] = [
+            (EFFECTS_STAGES[mode], (dataset, context)) for dataset in datasets for context in self.cell_contexts(dataset)
+        ]
+        return [("matched_conditions", key), *effects] if stage == "cross_dataset_agreement" else effects
+
     def state(self, stage: str, key: Key) -> tuple[State, str]:
         """State of a partition and, where something is to say, why.
 
         Returns
         -------
-        ``current``; ``missing`` (could be computed now); ``stale`` (its inputs or code changed); ``failed`` (the last try with
-        these inputs failed); ``unaccepted`` (a blocking check has not passed); ``waiting`` (an input is missing or unaccepted).
+        ``current``; ``missing`` (could be computed now); ``stale`` (its inputs or code changed); ``failed`` (it cannot be planned, or
+        the last try with these inputs failed); ``unaccepted`` (a blocking check has not passed); ``waiting`` (a partition it is
+        made from is itself neither current nor failed, so what could be computed now would soon be stale).
         """
+        if (stage, key) not in self._states:
+            self._states[stage, key] = self._state(stage, key)
+        return self._states[stage, key]
+
+    def _state(self, stage: str, key: Key) -> tuple[State, str]:
         try:
+            for input_stage, input_key in self.upstream(stage, key):
+                state, reason = self.state(input_stage, input_key)
+                # a stratum whose fit failed is left out of what follows; nothing can be made without the other stages
+                if state != "current" and not (state == "failed" and input_stage in EFFECTS_STAGES.values()):
+                    return "waiting", f"{input_stage} {' '.join(input_key)} is {state}{': ' if reason else ''}{reason}"
             parts = self.plan(stage, key)
-        except PerturbridgeError as error:
+        except (WaitingError, UnacceptedInputError) as error:
             return "waiting", str(error)
+        except PerturbridgeError as error:
+            return "failed", str(error)
         if failures := [f"{' '.join(part.key)}: {text}" for part in parts if (text := failure_of(part.request))]:
             return "failed", "; ".join(failures)
         outputs = [self.store.current(part.stage, part.key) for part in parts]
@@ -153,19 +199,18 @@ class Planner:
     # ---- inputs --------------------------------------------------------------------------------------------------------------
 
     def _accepted(self, stage: str, key: Key, taints: list[str]) -> Output:
-        """The current output of an input stage, refused unless accepted or allowed."""
+        """The current output of an input stage, refused unless accepted or allowed; its own taints are handed on."""
         output = self.store.current(stage, key)
         if output is None:
             raise WaitingError(f"{stage} {' '.join(key)} is not there yet; materialize it first.")
         taint = self.store.require_accepted(output, allow_unaccepted=self.allow_unaccepted)
         if taint:
             taints.append(taint)
+        taints += read_stamp(next(output.folder.glob("*.parquet"))).unaccepted_inputs
         return output
 
     def strata(self, dataset: str) -> pd.DataFrame:
         """The strata table of a dataset's current harmonized samples, accepted or not."""
-        from perturbridge_dagster.written import read_parquet
-
         output = self.store.current("harmonized_samples", (dataset,))
         if output is None:
             raise WaitingError(f"harmonized_samples {dataset} is not there yet; materialize it first.")
@@ -182,7 +227,7 @@ class Planner:
         inputs, left_out = {}, []
         for dataset in datasets:
             for context in self.cell_contexts(dataset):
-                for part in self._effects(mode, dataset, context):
+                for part in self.plan(EFFECTS_STAGES[mode], (dataset, context)):
                     if failure_of(part.request):
                         left_out.append(" ".join(part.key))
                         continue
@@ -199,7 +244,8 @@ class Planner:
         files = sorted(file for group in locate_files(dataset, folder).values() for file in group)
         listing = [[str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
         checksum = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-        arguments = {"dataset": dataset}
+        # the folder is what this stage records, so files that have moved are recorded again
+        arguments = {"dataset": dataset, "folder": str(folder), "licence": registered(dataset).licence.class_}
         return [_part(self.store, "source_files", (dataset,), arguments=arguments, inputs={"folder": Input(str(folder), checksum)})]
 
     def _harmonized_samples(self, dataset: str) -> list[Part]:
@@ -208,7 +254,13 @@ class Planner:
         taints: list[str] = []
         output = self._accepted("source_files", (dataset,), taints)
         manifest = json.loads((output.folder / "source_files.json").read_text())
-        arguments = {"dataset": dataset, "identity": tables_checksum(), "unaccepted_inputs": taints}
+        arguments = {
+            "dataset": dataset,
+            "registry": registered(dataset).checksum,
+            "identity": tables_checksum(),
+            "unaccepted_inputs": sorted(set(taints)),
+            **_inherited(output),
+        }
         inputs = {"source_files": Input(str(output.folder), manifest["checksum"])}
         return [_part(self.store, "harmonized_samples", (dataset,), arguments=arguments, inputs=inputs)]
 
@@ -238,7 +290,8 @@ class Planner:
                     "normalized": options.normalized,
                     "min_cells": options.min_cells,
                     "engine": "limma",
-                    "unaccepted_inputs": taints,
+                    "unaccepted_inputs": sorted(set(taints)),
+                    **_inherited(samples),
                 },
                 inputs={"samples": Input(str(samples.folder / row["file"]), row["checksum"])},
                 code=code,
@@ -255,7 +308,7 @@ class Planner:
             "right": right,
             "max_log10_dose_gap": 1.0,
             "left_out": left_out,
-            "unaccepted_inputs": taints,
+            "unaccepted_inputs": sorted(set(taints)),
         }
         return [_part(self.store, "matched_conditions", (pair,), arguments=arguments, inputs=inputs)]
 
@@ -264,14 +317,17 @@ class Planner:
         matched = self._accepted("matched_conditions", (pair,), taints)
         left, right = split_pair_key(pair)
         inputs, _ = self._effects_inputs("grouped", (left, right), taints)
+        if matched.done()["inputs"] != {name: value.checksum for name, value in inputs.items()}:
+            # matches name contrasts by number, and numbers of other effects are other contrasts
+            raise WaitingError(f"matched_conditions {pair} was made from other effects than the current ones; materialize it first.")
         inputs["matched"] = Input(str(matched.folder), matched.digest)
-        arguments = {"left": left, "right": right, "unaccepted_inputs": taints}
+        arguments = {"left": left, "right": right, "unaccepted_inputs": sorted(set(taints))}
         return [_part(self.store, "cross_dataset_agreement", (pair,), arguments=arguments, inputs=inputs)]
 
     def _replicate_agreement(self, dataset: str) -> list[Part]:
         taints: list[str] = []
         inputs, left_out = self._effects_inputs("separate", (dataset,), taints)
-        arguments = {"dataset": dataset, "left_out": left_out, "unaccepted_inputs": taints}
+        arguments = {"dataset": dataset, "left_out": left_out, "unaccepted_inputs": sorted(set(taints))}
         return [_part(self.store, "replicate_agreement", (dataset,), arguments=arguments, inputs=inputs)]
 
     def _training_corpus(self, corpus: str) -> list[Part]:
@@ -279,12 +335,12 @@ class Planner:
         inputs, left_out = self._effects_inputs("grouped", self.store.source_folders(), taints)
         if not inputs:
             raise WaitingError("no effects are there yet; materialize condition_effects first.")
-        arguments = {"corpus": corpus, "seed": 13, "left_out": left_out, "unaccepted_inputs": taints}
+        arguments = {"corpus": corpus, "seed": 13, "left_out": left_out, "unaccepted_inputs": sorted(set(taints))}
         return [_part(self.store, "training_corpus", (corpus,), arguments=arguments, inputs=inputs)]
 
     def _compound_embeddings(self, corpus: str, model: str) -> list[Part]:
         taints: list[str] = []
         output = self._accepted("training_corpus", (corpus,), taints)
-        arguments = {"corpus": corpus, "model": model, "settings": "small", "seed": 13, "unaccepted_inputs": taints}
+        arguments = {"corpus": corpus, "model": model, "settings": "small", "seed": 13, "unaccepted_inputs": sorted(set(taints))}
         inputs = {"corpus": Input(str(output.folder), output.digest)}
         return [_part(self.store, "compound_embeddings", (corpus, model), arguments=arguments, inputs=inputs)]

@@ -114,7 +114,7 @@ def stamp_metadata(outputs: Sequence[Output]) -> Mapping[str, Any]:
         "seconds": sum(record["seconds"] for record in done),
         "peak_memory_MiB": round(max(record["peak_memory_bytes"] for record in done) / 2**20),
         "licence": stamp.licence,
-        "source_datasets": ", ".join(stamp.source_datasets),
+        "source_datasets": ", ".join(stamp.source_datasets) + (" (simulated)" if stamp.simulated else ""),
         "contract_version": stamp.contract_version,
         "stage_code_version": stamp.stage_code_version,
     }

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SUITE_VERSION = "1"
+"""Version of the rules of all checks. Raise it when a rule changes: what earlier rules accepted must be judged again."""
+
 
 @dataclass(frozen=True)
 class Check:

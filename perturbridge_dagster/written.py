@@ -47,6 +47,8 @@ class Stamp:
         ``"open"`` when all of them may be redistributed, else ``"restricted"``.
     unaccepted_inputs
         Inputs that were used although a blocking check had not passed; empty in a clean file.
+    simulated
+        Whether data of the simulated sample compendium are in it.
     contract_version
         Version of the contract the file follows.
     """
@@ -57,6 +59,7 @@ class Stamp:
     source_datasets: tuple[str, ...]
     licence: LicenceClass
     unaccepted_inputs: tuple[str, ...] = ()
+    simulated: bool = False
     contract_version: str = field(default=CONTRACT_VERSION)
 
     def to_json(self) -> str:
@@ -81,7 +84,7 @@ class Stamp:
             raise ValueError(f"not a perturbridge stamp: {error}") from error
 
     def derived(self, stage: str, stage_code_version: str, data_version: str, *others: Stamp) -> Stamp:
-        """Stamp of a file made from this one and `others`: datasets and taints add up, one restricted input restricts it."""
+        """Stamp of a file made from this one and `others`: datasets and taints add up; one restricted input restricts it."""
         inputs = (self, *others)
         return replace(
             self,
@@ -91,6 +94,7 @@ class Stamp:
             source_datasets=tuple(sorted({name for stamp in inputs for name in stamp.source_datasets})),
             licence="restricted" if any(stamp.licence == "restricted" for stamp in inputs) else "open",
             unaccepted_inputs=tuple(sorted({name for stamp in inputs for name in stamp.unaccepted_inputs})),
+            simulated=any(stamp.simulated for stamp in inputs),
             contract_version=CONTRACT_VERSION,
         )
 

@@ -5,12 +5,12 @@ Belongs here: which views there are. The file is built aside and renamed, since 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import written_whole
-from resources.store import CURRENT, Output, Store
+from resources.store import Key, Output
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,17 +55,18 @@ EXAMPLES = {
 """Words → query; shown with the catalog and run by its test."""
 
 
-def accepted_outputs(store: Store, stage: str) -> Iterator[Output]:
-    """Current, accepted outputs of a stage, by key."""
-    root = store.root / STAGES[stage].folder
-    for pointer in sorted(root.rglob(CURRENT)):
-        output = store.current(stage, pointer.parent.relative_to(root).parts)
-        if output is not None and not output.unaccepted_checks():
-            yield output
+def build_catalog(file: Path, outputs: Sequence[Output], states: Mapping[Key, str]) -> pd.DataFrame:
+    """Write the catalog.
 
-
-def build_catalog(store: Store) -> pd.DataFrame:
-    """Write ``catalog.duckdb`` below the home.
+    Parameters
+    ----------
+    file
+        The DuckDB file to appear.
+    outputs
+        Accepted outputs of real partitions.
+    states
+        Stage and key of each output, joined, → state of its partition; the view ``outputs`` shows it, so that a query can leave
+        out what is stale.
 
     Returns
     -------
@@ -74,17 +75,17 @@ def build_catalog(store: Store) -> pd.DataFrame:
     import duckdb
     import pandas as pd
 
-    with written_whole(store.root / "catalog.duckdb") as aside, duckdb.connect(str(aside)) as connection:
+    with written_whole(file) as aside, duckdb.connect(str(aside)) as connection:
         made = set()
         keys = []
-        for view, (stage, file) in _TABLES.items():
-            outputs = list(accepted_outputs(store, stage))
-            if not outputs:
+        for view, (stage, name) in _TABLES.items():
+            of_stage = [output for output in outputs if output.stage == stage]
+            if not of_stage:
                 continue
-            files = ", ".join(_quoted(output.folder / file) for output in outputs)
+            files = ", ".join(_quoted(output.folder / name) for output in of_stage)
             keyed = ", filename = true" if stage.endswith("_effects") else ""
             connection.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet([{files}], union_by_name = true{keyed})")
-            keys += [(str(output.folder / file), *output.key[:2]) for output in outputs if keyed]
+            keys += [(str(output.folder / name), *output.key[:2]) for output in of_stage if keyed]
             made.add(view)
         connection.register("keys", pd.DataFrame(keys, columns=["filename", "dataset", "stratum"]))
         connection.execute("CREATE TABLE effect_files AS SELECT * FROM keys")
@@ -92,6 +93,9 @@ def build_catalog(store: Store) -> pd.DataFrame:
             if f"{kind}_tiles" in made:
                 connection.execute(_effects_view(kind))
                 made.add(f"{kind}_effects")
+        listed = [(output.stage, " ".join(output.key), states[output.stage, *output.key], str(output.folder)) for output in outputs]
+        connection.register("listed", pd.DataFrame(listed, columns=["stage", "key", "state", "folder"]))
+        connection.execute("CREATE TABLE outputs AS SELECT * FROM listed")
         counts = [(view, connection.execute(f"SELECT count(*) FROM {view}").fetchone()[0]) for view in sorted(made)]  # type: ignore[index]
     return pd.DataFrame(counts, columns=["view", "rows"])
 

@@ -20,7 +20,7 @@ import dagster as dg
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError, UnacceptedInputError
 from perturbridge_dagster.payloads.requests import DONE, Outcome, Request
-from perturbridge_dagster.stages import STAGES
+from perturbridge_dagster.stages import STAGES, SUITE_VERSION
 from perturbridge_dagster.written import write_json
 
 ACCEPTED = "accepted.json"
@@ -65,13 +65,17 @@ class Output:
         except FileNotFoundError:
             return {}
 
+    def judged_now(self, record: Mapping[str, Any]) -> bool:
+        """Whether a check's record is about this output and by the present rules."""
+        return bool(record["digest"] == self.digest and record["suite_version"] == SUITE_VERSION)
+
     def unaccepted_checks(self) -> list[str]:
         """Blocking checks that this output has not passed."""
         records = self.acceptance()
         return [
             check
             for check in STAGES[self.stage].blocking_checks
-            if not (records.get(check, {}).get("passed") and records[check]["digest"] == self.digest)
+            if not (records.get(check, {}).get("passed") and self.judged_now(records[check]))
         ]
 
 
@@ -103,11 +107,16 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"not valid TOML: {error}", file=file) from error
         known = datasets()
+        sources = values.get("sources", {})
+        if not isinstance(sources, dict):
+            raise InputError("sources is not a table", file=file, expected="[sources], with one line a dataset below it")
         folders = {}
-        for dataset, folder in values.get("sources", {}).items():
+        for dataset, folder in sources.items():
             if dataset not in known:
                 raise InputError("unknown dataset in [sources]", file=file, column=dataset, expected=f"one of {', '.join(known)}")
-            folders[dataset] = self.root / folder
+            if not isinstance(folder, str):
+                raise InputError("is not a folder", file=file, column=dataset, expected='a path in quotes, as in "sample/sciplex"')
+            folders[dataset] = self.root / Path(folder).expanduser()
         return {dataset: folders[dataset] for dataset in known if dataset in folders}
 
     def source_folder(self, dataset: str) -> Path:
@@ -176,7 +185,9 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
             Check name → ``passed`` and whatever the check wants kept.
         """
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        merged = output.acceptance() | {name: {**record, "digest": output.digest, "at": at} for name, record in records.items()}
+        merged = output.acceptance() | {
+            name: {**record, "digest": output.digest, "suite_version": SUITE_VERSION, "at": at} for name, record in records.items()
+        }
         write_json(output.folder / ACCEPTED, merged)
 
     def require_accepted(self, output: Output, *, allow_unaccepted: bool = False) -> str | None:

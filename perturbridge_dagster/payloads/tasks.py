@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError
 from perturbridge_dagster.payloads.requests import Request
-from perturbridge_dagster.written import LicenceClass, Stamp, file_checksum, read_h5ad, read_stamp, write_h5ad, write_json, write_parquet
+from perturbridge_dagster.written import (
+    Stamp,
+    content_checksum,
+    file_checksum,
+    read_h5ad,
+    read_stamp,
+    write_h5ad,
+    write_json,
+    write_parquet,
+)
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -29,17 +38,7 @@ log = logging.getLogger("perturbridge")
 Task = Callable[[Request, Path], None]
 
 
-def _source_stamp(request: Request, dataset: str) -> Stamp:
-    """Stamp of a file made from a dataset's native files."""
-    from perturbridge_dagster.registry import dataset as registered
-
-    licence: LicenceClass = registered(dataset).licence.class_
-    return Stamp(
-        request.task, request.code_version, request.digest, (dataset,), licence, tuple(request.arguments.get("unaccepted_inputs", ()))
-    )
-
-
-def _derived_stamp(request: Request, inputs: Iterable[Stamp]) -> Stamp:
+def _stamp(request: Request, inputs: Iterable[Stamp]) -> Stamp:
     """Stamp of a file made from stamped inputs; inputs that were used unaccepted taint it."""
     first, *others = inputs
     stamp = first.derived(request.task, request.code_version, request.digest, *others)
@@ -59,6 +58,8 @@ def source_files(request: Request, folder: Path) -> None:
     import pandas as pd
 
     from perturbridge_dagster.contract import SOURCE_FILES
+    from perturbridge_dagster.registry import dataset as registered
+    from perturbridge_dagster.sample import is_sample
     from perturbridge_dagster.sources import locate_files
 
     dataset, location = request.arguments["dataset"], request.path("folder")
@@ -69,27 +70,34 @@ def source_files(request: Request, folder: Path) -> None:
             stat = file.stat()
             rows.append((dataset, role, str(file.relative_to(location)), stat.st_size, stat.st_mtime_ns, file_checksum(file)))
     frame = pd.DataFrame(rows, columns=SOURCE_FILES.names).sort_values("name", ignore_index=True)
-    write_parquet(folder / "source_files.parquet", frame, SOURCE_FILES, _source_stamp(request, dataset))
+    stamp = Stamp(
+        request.task,
+        request.code_version,
+        request.digest,
+        (dataset,),
+        registered(dataset).licence.class_,
+        simulated=is_sample(location),
+    )
+    write_parquet(folder / "source_files.parquet", frame, SOURCE_FILES, stamp)
     checksum = hashlib.sha256(json.dumps(frame[["name", "sha256"]].to_numpy().tolist()).encode()).hexdigest()
     write_json(folder / "source_files.json", {"folder": str(location), "checksum": checksum})
 
 
 def _unchanged_location(dataset: str, recorded: Path) -> Path:
     """Folder of a dataset's native files, refused if one of them is no longer the recorded one."""
+    from perturbridge_dagster.sources import changed_files
     from perturbridge_dagster.written import read_parquet
 
     location = Path(json.loads((recorded / "source_files.json").read_text())["folder"])
-    files = read_parquet(recorded / "source_files.parquet", "source_files")
-    for name, size, modified in files[["name", "bytes", "modified_ns"]].itertuples(index=False):
-        stat = (location / name).stat() if (location / name).is_file() else None
-        if stat is None or (stat.st_size, stat.st_mtime_ns) != (size, modified):
-            raise InputError(
-                "has changed or gone since it was recorded",
-                dataset=dataset,
-                file=location / name,
-                expected=f"{size:,} bytes as recorded",
-                advice="Rematerialize source_files.",
-            )
+    changed = changed_files(location, read_parquet(recorded / "source_files.parquet", "source_files"))
+    if changed:
+        raise InputError(
+            "native files have changed or gone since they were recorded",
+            dataset=dataset,
+            file=location,
+            rows=changed,
+            advice="Rematerialize source_files.",
+        )
     return location
 
 
@@ -103,9 +111,9 @@ def harmonized_samples(request: Request, folder: Path) -> None:
     from perturbridge_dagster.quality.figures import samples_by_cell_context
     from perturbridge_dagster.sources import harmonize
 
-    dataset = request.arguments["dataset"]
-    samples = harmonize(dataset, _unchanged_location(dataset, request.path("source_files")))
-    stamp = _source_stamp(request, dataset)
+    dataset, recorded = request.arguments["dataset"], request.path("source_files")
+    samples = harmonize(dataset, _unchanged_location(dataset, recorded))
+    stamp = _stamp(request, [read_stamp(recorded / "source_files.parquet")])
 
     def written_strata() -> Iterator[tuple[Stratum, ad.AnnData, str]]:
         for stratum, part in split_strata(samples, dataset):
@@ -138,9 +146,16 @@ def effects(request: Request, folder: Path) -> None:
         raise PerturbridgeError(f"effects were asked for with {request.code_version}, but this machine has {versions}.")
     arguments, file = request.arguments, request.path("samples")
     samples = read_h5ad(file, "harmonized_samples")
+    if samples.uns["stratum"] != arguments["stratum"] or content_checksum(samples) != request.inputs["samples"].checksum:
+        raise InputError(
+            "is not what harmonized_samples recorded: its content has changed since, or it is the file of another stratum",
+            dataset=arguments["dataset"],
+            file=file,
+            advice="Rematerialize harmonized_samples.",
+        )
     options = {name: arguments[name] for name in ("replicates", "normalized", "min_cells", "engine")}
     table = estimate_effects(samples, **options)
-    write_effects(table, folder, _derived_stamp(request, [read_stamp(file)]))
+    write_effects(table, folder, _stamp(request, [read_stamp(file)]))
     stored = open_effects(folder)
     _write_figure(folder, "p_values.png", p_value_histogram(stored))
     _write_figure(folder, "volcano.png", volcano(stored))
@@ -158,7 +173,7 @@ def _strata(request: Request, dataset: str) -> dict[str, StoredEffects]:
 
 def _effects_stamp(request: Request) -> Stamp:
     """Stamp of what is made from all effects among the inputs of a request."""
-    return _derived_stamp(request, [read_stamp(request.path(name) / "contrasts.parquet") for name in request.inputs if "/" in name])
+    return _stamp(request, [read_stamp(request.path(name) / "contrasts.parquet") for name in request.inputs if "/" in name])
 
 
 def matched_conditions(request: Request, folder: Path) -> None:
@@ -235,7 +250,7 @@ def compound_embeddings(request: Request, folder: Path) -> None:
     from perturbridge_dagster.representation.training import PUBLISHED, SMALL, train
 
     corpus = open_corpus(request.path("corpus"))
-    stamp = _derived_stamp(request, [corpus.stamp])
+    stamp = _stamp(request, [corpus.stamp])
     settings = replace({"small": SMALL, "published": PUBLISHED}[request.arguments["settings"]], seed=request.arguments["seed"])
     checkpoints = Path(request.folder) / f"{request.output.name}.training"
     result = train(corpus, settings, checkpoints, log.info)

@@ -57,18 +57,13 @@ def _not_empty(words: str, severity: Any = "error") -> Rule:
 
 def source_files(folder: Path) -> Findings:
     """Whether the native files are still those that were recorded."""
+    from perturbridge_dagster.sources import changed_files
+
     location = Path(json.loads((folder / "source_files.json").read_text())["folder"])
     files = read_parquet(folder / "source_files.parquet", "source_files")
-    unchanged = [_size_and_time(location / name) == recorded for name, *recorded in files[["name", "bytes", "modified_ns"]].to_numpy()]
+    unchanged = ~files["name"].isin(changed_files(location, files))
     rule = _equal("every native file is as it was recorded", "unchanged", True)
     return {"files_unchanged": validate(files.assign(unchanged=unchanged), [rule], ["name", "bytes"])}
-
-
-def _size_and_time(path: Path) -> list[int] | None:
-    if not path.is_file():
-        return None
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 # ---- harmonized samples ------------------------------------------------------------------------------------------------------

@@ -16,9 +16,6 @@ from perturbridge_dagster.contract import CheckFamily, Field, Table
 if TYPE_CHECKING:
     import pandas as pd
 
-SUITE_VERSION = "1"
-"""Version of the rules; recorded with every acceptance."""
-
 Severity = Literal["error", "warning"]
 
 

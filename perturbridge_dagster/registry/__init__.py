@@ -6,6 +6,8 @@ format (``sources/``) or resolving identifiers (``identity/``).
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tomllib
 from collections.abc import Iterable
 from functools import cache
@@ -144,6 +146,14 @@ class Dataset(_Declared):
     identity_first: tuple[str, ...] = ()
     strata: tuple[str, ...] = Field(min_length=1)
     effects: EffectsOptions
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of what decides the harmonized samples; wording and links do not, and effects options are effects' own."""
+        decides = self.model_dump(mode="json", exclude={"title", "label", "access", "citation", "links", "effects"})
+        for file in decides["files"]:
+            del file["meaning"]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     @field_validator("constants", "strata", "identity_first")
     @classmethod

@@ -5,6 +5,6 @@ and cell contexts are real, the numbers are not. Belongs here: the simulation an
 (``sources/``), which must not know that they read a sample.
 """
 
-from perturbridge_dagster.sample.compendium import DATASETS, DEFAULT_SEED, SAMPLE_VERSION, write_sample
+from perturbridge_dagster.sample.compendium import DATASETS, DEFAULT_SEED, SAMPLE_VERSION, is_sample, write_sample
 
-__all__ = ["DATASETS", "DEFAULT_SEED", "SAMPLE_VERSION", "write_sample"]
+__all__ = ["DATASETS", "DEFAULT_SEED", "SAMPLE_VERSION", "is_sample", "write_sample"]

@@ -78,6 +78,11 @@ def write_sample(folder: Path, *, seed: int = DEFAULT_SEED, datasets: Sequence[s
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def is_sample(folder: Path) -> bool:
+    """Whether a dataset's folder is one that :func:`write_sample` wrote, so that its data are simulated."""
+    return (folder.parent / STAMP_FILE).is_file()
+
+
 def _found(folder: Path) -> dict[str, Any] | None:
     """Stamp of the sample that is there; None where there is nothing.
 

@@ -17,6 +17,7 @@ from perturbridge_dagster.registry import SourceFile
 
 if TYPE_CHECKING:
     import anndata as ad
+    import pandas as pd
 
     from perturbridge_dagster.identity.snapshot import Identity
 
@@ -63,6 +64,24 @@ def locate_files(dataset: str, folder: Path) -> dict[str, list[Path]]:
 
 def _matches(path: PurePath, file: SourceFile) -> bool:
     return any(map(path.match, file.patterns)) and not any(map(path.match, file.excluded))
+
+
+def changed_files(folder: Path, recorded: pd.DataFrame) -> list[str]:
+    """Native files that are gone or no longer as they were recorded.
+
+    Parameters
+    ----------
+    folder
+        Folder of the dataset.
+    recorded
+        Columns ``name``, ``bytes`` and ``modified_ns`` of the contract's table source_files.
+    """
+    changed = []
+    for name, size, modified in recorded[["name", "bytes", "modified_ns"]].itertuples(index=False):
+        stat = (folder / name).stat() if (folder / name).is_file() else None
+        if stat is None or (stat.st_size, stat.st_mtime_ns) != (size, modified):
+            changed.append(str(name))
+    return changed
 
 
 def harmonize(dataset: str, files: Path, *, identity: Identity | None = None, network: bool = False) -> ad.AnnData:
