@@ -36,6 +36,13 @@ def test_a_run_started_on_its_own_refuses_an_unaccepted_input_and_names_the_chec
     tainted = home.store.current("condition_effects", EFFECTS)
     assert read_stamp(tainted.folder / "contrasts.parquet").unaccepted_inputs == ("harmonized_samples vcpi_0001: dose_time (failed)",)
 
+    twice = home.store.current("condition_effects", EFFECTS)
+    home.store.record_checks(twice, {"values": {"passed": True, "failed": [], "warned": []}})
+    with pytest.raises(UnacceptedInputError):
+        home.planner().plan("training_corpus", ("all",))
+    [corpus] = home.planner(allow_unaccepted=True).plan("training_corpus", ("all",))
+    assert corpus.request.arguments["unaccepted_inputs"] == ["harmonized_samples vcpi_0001: dose_time (failed)"], "taints are handed on"
+
     accepted["dose_time"]["passed"] = True
     (output.folder / ACCEPTED).write_text(json.dumps(accepted))
     assert home.planner().state("condition_effects", EFFECTS)[0] == "stale", "a tainted output is never taken for a clean one"
@@ -79,7 +86,7 @@ def test_failing_rows_are_shown_and_all_of_them_kept(small_home):
     run = home.run("harmonized_samples", HARMONIZED)
     [shown] = [event for event in run.get_asset_check_evaluations() if event.check_name == "dose_time"]
     assert not shown.passed
-    rows = shown.metadata["failing_rows"].value
+    rows = shown.metadata["failing_rows"].records
     kept = pd.read_parquet(shown.metadata["all_failing_rows"].value)
     assert 20 == len(rows) < len(kept)
     assert set(kept["rule"]) == {"treated samples have a positive dose"}

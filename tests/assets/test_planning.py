@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import pytest
 
+from assets.checks import evaluations
+from assets.effects import EffectsInputs
 from assets.overview import coverage
 from assets.planning import Planner, WaitingError
 from assets.sensors import run_requests, stale_partitions
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.payloads.requests import failure_of
+from perturbridge_dagster.payloads.requests import failure_of, verified
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import write_json
+from resources.store import SETTINGS
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +89,94 @@ def test_a_failed_stratum_fails_its_partition_and_is_left_out_by_name(small_home
     assert run_keys(home.planner()), "the replicates are still asked for"
     home.run("condition_effects", effects)
     assert failure_of(part.request) is None, "a run by hand tries again"
+
+
+def test_what_is_downstream_of_a_stale_partition_waits(demo_home, monkeypatch):
+    planner = demo_home.planner()
+    stale = ("sciplex", "CVCL_0023")
+    real_plan = planner.plan
+
+    def plan(stage, key):
+        parts = real_plan(stage, key)
+        if (stage, key) != ("condition_effects", stale):
+            return parts
+        return [replace(part, request=replace(part.request, code_version="the next")) for part in parts]
+
+    monkeypatch.setattr(planner, "plan", plan)
+    assert planner.state("condition_effects", stale)[0] == "stale"
+    assert planner.state("matched_conditions", ("l1000_phase1__sciplex",))[0] == "waiting"
+    assert planner.state("training_corpus", ("all",)) == (
+        "waiting",
+        "condition_effects sciplex CVCL_0023 is stale: inputs or code have changed since it was made",
+    )
+    assert planner.state("matched_conditions", ("l1000_phase1__vcpi_0001",))[0] == "current"
+    assert [found[:2] for found in stale_partitions(planner)] == [("condition_effects", stale)]
+
+
+def test_matches_are_scored_with_the_effects_they_were_made_from_and_no_others(demo_home, monkeypatch):
+    planner = demo_home.planner()
+    real_inputs = planner._effects_inputs
+
+    def redone(mode, datasets, taints):
+        inputs, left_out = real_inputs(mode, datasets, taints)
+        return {name: replace(value, checksum="another") for name, value in inputs.items()}, left_out
+
+    monkeypatch.setattr(planner, "_effects_inputs", redone)
+    with pytest.raises(WaitingError, match="made from other effects than the current ones"):
+        planner.plan("cross_dataset_agreement", ("l1000_phase1__sciplex",))
+
+
+@pytest.mark.parametrize(
+    "change", [{"constants": {"organism": "mouse"}}, {"control": {"labels": ("water",)}}, {"licence": {"class_": "restricted"}}], ids=str
+)
+def test_what_the_registry_says_of_a_dataset_is_part_of_what_is_asked_for(demo_home, monkeypatch, change):
+    from perturbridge_dagster import registry
+
+    before = {stage: demo_home.planner().plan(stage, ("sciplex",))[0].request.digest for stage in ("source_files", "harmonized_samples")}
+    [(field, values)] = change.items()
+    declared = registry.dataset("sciplex")
+    old = getattr(declared, field)
+    new = {**old, **values} if isinstance(old, dict) else old.model_copy(update=values)
+    changed = declared.model_copy(update={field: new})
+    monkeypatch.setattr("assets.planning.registered", lambda dataset: changed if dataset == "sciplex" else registry.dataset(dataset))
+    after = {stage: demo_home.planner().plan(stage, ("sciplex",))[0].request.digest for stage in before}
+    assert before["harmonized_samples"] != after["harmonized_samples"]
+    assert (before["source_files"] != after["source_files"]) == (field == "licence")
+    assert demo_home.planner().state("condition_effects", ("sciplex", "CVCL_0023"))[0] == "waiting"
+
+
+def test_files_that_have_moved_are_recorded_again_and_nothing_is_computed_again(small_home):
+    home = small_home("vcpi_0001")
+    for stage in ("source_files", "harmonized_samples"):
+        home.materialize(stage, ("vcpi_0001",))
+    (home.path / "native").rename(home.path / "moved")
+    (home.path / SETTINGS).write_text('[sources]\nvcpi_0001 = "moved/vcpi_0001"\n')
+    assert home.planner().state("source_files", ("vcpi_0001",))[0] == "stale"
+    home.materialize("source_files", ("vcpi_0001",))
+    assert home.planner().state("harmonized_samples", ("vcpi_0001",))[0] == "current"
+
+
+def test_the_file_of_another_stratum_is_refused(small_home):
+    home = small_home("l1000_phase1")
+    for stage in ("source_files", "harmonized_samples"):
+        home.materialize(stage, ("l1000_phase1",))
+    strata = home.store.current("harmonized_samples", ("l1000_phase1",)).folder / "strata"
+    shutil.copy(strata / "CVCL_0004.h5ad", strata / "CVCL_0035.h5ad")
+    refused = home.run("condition_effects", ("l1000_phase1", "CVCL_0035"), EffectsInputs(compute_ahead=True))
+    assert "CVCL_0035.h5ad: is not what harmonized_samples recorded" in home.failure(refused)
+    assert home.store.current("condition_effects", ("l1000_phase1", "CVCL_0035")) is None
+
+    home.materialize("condition_effects", ("l1000_phase1", "CVCL_0004"), EffectsInputs(compute_ahead=True))
+    [ahead] = home.planner().plan("condition_effects", ("l1000_phase1", "CVCL_0023"))
+    assert verified(ahead.request), "computed ahead, by the run that failed"
+    failed_at = json.loads(home.planner().plan("condition_effects", ("l1000_phase1", "CVCL_0035"))[0].request.failure.read_text())["at"]
+    home.materialize("condition_effects", ("l1000_phase1", "CVCL_0023"), EffectsInputs(compute_ahead=True))
+    [broken] = home.planner().plan("condition_effects", ("l1000_phase1", "CVCL_0035"))
+    assert json.loads(broken.request.failure.read_text())["at"] == failed_at, "what failed is not tried again ahead of others"
+    verdicts = {
+        row.verdict for row in evaluations(home.store) if row.partition == "CVCL_0035|l1000_phase1" and row.stage == "condition_effects"
+    }
+    assert verdicts == {"failed"}
 
 
 def run_keys(planner: Planner) -> list[str]:

@@ -79,6 +79,13 @@ def test_acceptance_is_of_one_output_and_not_of_the_next(store: Store):
     assert second.unaccepted_checks() == ["values"]
 
 
+def test_acceptance_by_earlier_rules_is_no_acceptance(store: Store, monkeypatch: pytest.MonkeyPatch):
+    output = published(store)
+    accept(store, output, values=True)
+    monkeypatch.setattr("resources.store.SUITE_VERSION", "the next")
+    assert output.unaccepted_checks() == ["values"]
+
+
 def test_settings_name_the_folders_of_datasets_in_the_order_of_the_registry(store: Store):
     assert store.source_folders() == {}
     (store.root / SETTINGS).write_text('[sources]\nsciplex = "sample/sciplex"\nl1000_phase1 = "/data/lincs"\n')
@@ -90,6 +97,8 @@ def test_settings_name_the_folders_of_datasets_in_the_order_of_the_registry(stor
     [
         ('[sources]\nscplex = "x"\n', "scplex: unknown dataset.*sciplex"),
         ("[sources\n", "not valid TOML"),
+        ('sources = "x"\n', "sources is not a table"),
+        ("[sources]\nsciplex = 5\n", "column sciplex: is not a folder"),
         ("", "dataset sciplex.*no folder of native files is configured"),
     ],
 )
