@@ -84,6 +84,9 @@ def condition_effects(
 
     Counts go through edgeR's filter, TMM and voom; intensities straight into limma with a trend. Stale when the stratum's content,
     the code of this stage, or the version of R, limma or edgeR changes; not when another stratum of the dataset changes.
+
+    Grey in the graph because most combinations of dataset and cell context do not exist and so are never materialized; coverage
+    shows the real ones.
     """
     ahead = _ahead("condition_effects", store, context.partition_key, config)
     outputs = make(context, store, compute, config, ahead=ahead)
@@ -97,7 +100,7 @@ def replicate_effects(
     """Effect of each single replicate against its vehicle controls; what replicate agreement compares.
 
     The residual variance comes from the controls alone, so P values of single replicates are unstable: use them to compare
-    replicates, not to call genes. Stale for the same reasons as condition_effects.
+    replicates, not to call genes. Stale for the same reasons as condition_effects, and grey in the graph for the same reason.
     """
     ahead = _ahead("replicate_effects", store, context.partition_key, config)
     outputs = make(context, store, compute, config, ahead=ahead)

@@ -15,7 +15,7 @@ from scipy import sparse
 from perturbridge_dagster.contract import HARMONIZED_VAR
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.build_snapshot import _ensembl_keys, _entrez_keys
-from perturbridge_dagster.identity.genes import STATUSES, merge_genes
+from perturbridge_dagster.identity.genes import STATUSES, MergedGenes, merge_genes, sum_genes
 from perturbridge_dagster.identity.snapshot import shipped
 
 
@@ -135,72 +135,76 @@ def resolved(*ensembl_ids: str | None) -> pd.DataFrame:
     return pd.DataFrame({"ensembl_id": list(ensembl_ids), "symbol": [None if name is None else f"S{name[-1]}" for name in ensembl_ids]})
 
 
-def matrix(values: np.ndarray, n_genes: int) -> ad.AnnData:
-    obs = pd.DataFrame({"plate": ["p"] * values.shape[0]}, index=[f"s{i}" for i in range(values.shape[0])])
-    return ad.AnnData(X=values, obs=obs, var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)]))
-
-
 E1, E2, E3 = "ENSG00000000001", "ENSG00000000002", "ENSG00000000003"
+ONE_DROPPED_TWO_SHARED = resolved(E2, None, E1, E2, E3)
 COUNTS = np.array([[1, 2, 3, 4, 5], [0, 0, 7, 0, 1]], dtype=np.int64)
 
 
-@pytest.mark.parametrize("form", [np.array, sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array])
+def source_genes(n: int) -> pd.Index:
+    return pd.Index([f"g{i}" for i in range(n)])
+
+
+def steps_of(merged: MergedGenes) -> list[list[int]]:
+    return merged.reconciliation[["n_in", "n_dropped", "n_out"]].to_numpy().tolist()
+
+
+def test_genes_of_counts_are_merged() -> None:
+    merged = merge_genes(source_genes(5), ONE_DROPPED_TWO_SHARED, normalized=False)
+    assert merged.target.tolist() == [1, -1, 0, 1, 2]
+    assert merged.var.index.tolist() == [E1, E2, E3]
+    assert merged.var["symbol"].tolist() == ["S1", "S2", "S3"]
+    assert merged.var["source_gene_id"].tolist() == ["g2", "g0;g3", "g4"]
+    assert merged.var["is_merged"].tolist() == [False, True, False]
+    assert [merged.var.index.name, *merged.var.columns] == HARMONIZED_VAR.names
+    assert steps_of(merged) == [[5, 1, 4], [4, 1, 3]]
+
+
+def test_genes_of_normalized_values_that_share_an_id_are_dropped() -> None:
+    merged = merge_genes(source_genes(5), ONE_DROPPED_TWO_SHARED, normalized=True)
+    assert merged.target.tolist() == [-1, -1, 0, -1, 1]
+    assert merged.var.index.tolist() == [E1, E3]
+    assert not merged.var["is_merged"].any()
+    assert steps_of(merged) == [[5, 1, 4], [4, 2, 2]]
+
+
+@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csr_array])
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float32])
 def test_counts_of_one_gene_are_summed(form: type, dtype: type) -> None:
-    samples, reconciliation = merge_genes(matrix(form(COUNTS.astype(dtype)), 5), resolved(E2, None, E1, E2, E3), normalized=False)
-    values = samples.X.toarray() if sparse.issparse(samples.X) else samples.X
-    np.testing.assert_array_equal(values, [[3, 5, 5], [7, 0, 1]])
-    assert samples.X.dtype == dtype
-    assert sparse.issparse(samples.X) == (form is not np.array)
-    assert samples.var_names.tolist() == [E1, E2, E3]
-    assert samples.var_names.name == "ensembl_id"
-    assert samples.var["symbol"].tolist() == ["S1", "S2", "S3"]
-    assert samples.var["source_gene_id"].tolist() == ["g2", "g0;g3", "g4"]
-    assert samples.var["is_merged"].tolist() == [False, True, False]
-    assert [samples.var.index.name, *samples.var.columns] == HARMONIZED_VAR.names
-    assert samples.obs["plate"].tolist() == ["p", "p"]
-    assert reconciliation[["n_in", "n_dropped", "n_out"]].to_numpy().tolist() == [[5, 1, 4], [4, 1, 3]]
-
-
-def test_normalized_values_of_one_gene_are_dropped() -> None:
-    values = COUNTS.astype(np.float32) + 0.5
-    values[1, 2] = np.nan
-    samples, reconciliation = merge_genes(matrix(values, 5), resolved(E2, None, E1, E2, E3), normalized=True)
-    np.testing.assert_array_equal(samples.X, values[:, [2, 4]])
-    assert samples.var_names.tolist() == [E1, E3]
-    assert not samples.var["is_merged"].any()
-    assert reconciliation[["n_in", "n_dropped", "n_out"]].to_numpy().tolist() == [[5, 1, 4], [4, 2, 2]]
+    merged = merge_genes(source_genes(5), ONE_DROPPED_TWO_SHARED, normalized=False)
+    counts = form(COUNTS.astype(dtype))
+    summed = sum_genes(counts, merged.target, len(merged.var))
+    np.testing.assert_array_equal(summed.toarray(), [[3, 5, 5], [7, 0, 1]])
+    assert (summed.format, summed.dtype) == ("csr", dtype)
+    np.testing.assert_array_equal(counts.toarray(), COUNTS)
 
 
 def test_no_gene_left() -> None:
-    samples, reconciliation = merge_genes(matrix(COUNTS, 5), resolved(None, None, None, None, None), normalized=False)
-    assert samples.shape == (2, 0)
-    assert reconciliation["n_out"].tolist() == [0, 0]
+    merged = merge_genes(source_genes(5), resolved(None, None, None, None, None), normalized=False)
+    assert merged.var.empty
+    assert sum_genes(sparse.csr_matrix(COUNTS), merged.target, 0).shape == (2, 0)
+    assert merged.reconciliation["n_out"].tolist() == [0, 0]
 
 
 def test_another_number_of_genes_is_refused() -> None:
-    with pytest.raises(InputError, match="2 resolved genes for 5 columns"):
-        merge_genes(matrix(COUNTS, 5), resolved(E1, E2), normalized=False)
+    with pytest.raises(InputError, match="2 resolved genes for 5 source genes"):
+        merge_genes(source_genes(5), resolved(E1, E2), normalized=False)
 
 
-def test_the_input_is_left_as_it_was_and_the_result_can_be_written(tmp_path: Path) -> None:
-    before = matrix(sparse.csr_matrix(COUNTS), 5)
-    copy = before.copy()
-    answers = resolved(E2, None, E1, E2, E3)
+def test_a_gene_without_a_symbol_can_be_written(tmp_path: Path) -> None:
+    answers = ONE_DROPPED_TWO_SHARED.copy()
     answers.loc[2, "symbol"] = None
-    samples, _ = merge_genes(before, answers, normalized=False)
-    samples.write_h5ad(tmp_path / "samples.h5ad")
+    ad.AnnData(var=merge_genes(source_genes(5), answers, normalized=False).var).write_h5ad(tmp_path / "samples.h5ad")
     assert ad.read_h5ad(tmp_path / "samples.h5ad").var["symbol"].isna().tolist() == [True, False, False]
-    np.testing.assert_array_equal(before.X.toarray(), copy.X.toarray())
-    assert before.var_names.equals(copy.var_names)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from([E1, E2, E3, None]), min_size=1, max_size=12), st.integers(0, 2**31))
 def test_merging_keeps_every_count_of_a_resolved_gene(ensembl_ids: list[str | None], seed: int) -> None:
     counts = np.random.default_rng(seed).integers(0, 50, size=(3, len(ensembl_ids)))
-    samples, reconciliation = merge_genes(matrix(sparse.csr_matrix(counts), len(ensembl_ids)), resolved(*ensembl_ids), normalized=False)
-    kept = np.array([name is not None for name in ensembl_ids])
-    np.testing.assert_array_equal(np.asarray(samples.X.sum(axis=1)).ravel(), counts[:, kept].sum(axis=1))
-    assert (reconciliation["n_in"] - reconciliation["n_dropped"] == reconciliation["n_out"]).all()
-    assert reconciliation["n_out"].iloc[-1] == samples.n_vars
+    merged = merge_genes(source_genes(len(ensembl_ids)), resolved(*ensembl_ids), normalized=False)
+    summed = sum_genes(sparse.csr_matrix(counts), merged.target, len(merged.var)).toarray()
+    for position, ensembl_id in enumerate(merged.var.index):
+        np.testing.assert_array_equal(summed[:, position], counts[:, np.array(ensembl_ids) == ensembl_id].sum(axis=1))
+    assert set(merged.var.index) == set(ensembl_ids) - {None}
+    assert (merged.reconciliation["n_in"] - merged.reconciliation["n_dropped"] == merged.reconciliation["n_out"]).all()
+    assert merged.reconciliation["n_out"].iloc[-1] == len(merged.var)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import anndata as ad
@@ -16,13 +17,19 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.snapshot import shipped
 from perturbridge_dagster.sources.assemble import assemble
 from perturbridge_dagster.sources.native import NATIVE_OBS, Expression, NativeSamples, Reconciliation, first_known, positive_integers, text
-from perturbridge_dagster.written import to_arrow
+from perturbridge_dagster.written import content_checksum, to_arrow
 
 GENES = ["ENSG00000000457", "ENSG00000000003.14", "ENSG00000000003"]
 
 
-def native(dataset: str = "vcpi_0001", genes: list[str] = GENES, **changes: list[object]) -> NativeSamples:
-    """Four samples of two contexts, each a control and a treated one; columns changed."""
+def blocks_of(dataset: str, values: np.ndarray) -> Iterator[np.ndarray]:
+    """Values as a reader gives them, in blocks of three rows and of the rest: dense intensities, or CSR counts."""
+    form = (lambda block: block.astype(np.float32)) if registry.dataset(dataset).modality == "normalized" else sparse.csr_matrix
+    return iter([form(values[:3]), form(values[3:])])
+
+
+def native(dataset: str = "vcpi_0001", genes: list[str] = GENES, *, reverse: bool = False, **changes: list[object]) -> NativeSamples:
+    """Four samples of two contexts, each a control and a treated one; columns changed, rows reversed."""
     columns: dict[str, list[object]] = {
         "plate": ["p"] * 4,
         "well": ["A1", "A2", "B1", "B2"],
@@ -37,13 +44,13 @@ def native(dataset: str = "vcpi_0001", genes: list[str] = GENES, **changes: list
         "pubchem_cid": [None, "not a number", None, "-666"],
     }
     obs = pd.DataFrame(columns | changes, index=pd.Index([f"row{n}" for n in range(4)]))
-    values = sparse.csr_matrix(np.arange(4 * len(genes)).reshape(4, -1) + 1)
-    if registry.dataset(dataset).modality == "normalized":
-        values = values.astype(np.float32)
+    values = np.arange(4 * len(genes)).reshape(4, -1) + 1
+    if reverse:
+        obs, values = obs[::-1], values[::-1]
     steps = Reconciliation()
     steps.start("samples", 4)
     steps.start("genes", len(genes))
-    return NativeSamples(obs, [Expression(Path("x"), values, pd.Index(genes), "ensembl")], steps)
+    return NativeSamples(obs, [Expression(Path("x"), blocks_of(dataset, values), pd.Index(genes), "ensembl")], steps)
 
 
 def assembled(dataset: str = "vcpi_0001", **changes: list[object]) -> ad.AnnData:
@@ -79,12 +86,22 @@ def test_rows_are_sorted_by_context_and_id_with_their_values() -> None:
     ]
     assert samples.X.toarray().tolist() == [[5, 1], [11, 4], [17, 7], [23, 10]]
     assert samples.obs["psbulk_counts"].tolist() == [6, 15, 24, 33]
-    reverse = native()
-    reverse.obs = reverse.obs[::-1]
-    reverse.expressions[0].matrix = reverse.expressions[0].matrix[::-1]
-    again = assemble(registry.dataset("vcpi_0001"), reverse, shipped())
+
+
+@pytest.mark.parametrize("dataset", ["vcpi_0001", "l1000_phase1"])
+def test_the_order_of_the_source_does_not_matter(dataset: str) -> None:
+    samples, again = (assemble(registry.dataset(dataset), native(dataset, reverse=reverse), shipped()) for reverse in (False, True))
     pd.testing.assert_frame_equal(again.obs, samples.obs)
-    assert (again.X != samples.X).nnz == 0
+    assert content_checksum(again) == content_checksum(samples)
+
+
+def test_intensities_are_dense_and_in_the_order_of_samples_and_genes() -> None:
+    genes = ["ENSG00000000457", "ENSG00000000003", "nothing", "ENSG00000000419"]
+    samples = assembled("l1000_phase1", genes=genes)
+    assert samples.var_names.tolist() == ["ENSG00000000003", "ENSG00000000419", "ENSG00000000457"]
+    assert type(samples.X) is np.ndarray
+    assert samples.X.dtype == np.float32
+    assert samples.X.tolist() == [[2, 4, 1], [6, 8, 5], [10, 12, 9], [14, 16, 13]]
 
 
 def test_versions_of_a_gene_are_summed_in_counts_and_dropped_in_intensities() -> None:
@@ -151,7 +168,7 @@ def test_what_no_dataset_may_have_is_refused(changes: dict[str, list[object]], m
 
 def test_a_sample_without_signal_is_refused() -> None:
     empty = native()
-    empty.expressions[0].matrix = sparse.csr_matrix(np.array([[1, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 2]]))
+    empty.expressions[0].blocks = blocks_of("vcpi_0001", np.array([[1, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 2]]))
     with pytest.raises(InputError, match=r"rows p_A2_vorinostat_CVCL_0006: 1 samples have a total of 0 or less over the 2 genes"):
         assemble(registry.dataset("vcpi_0001"), empty, shipped())
 

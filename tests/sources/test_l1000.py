@@ -14,6 +14,7 @@ import pytest
 from scipy import sparse
 
 from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.identity.snapshot import shipped
 from perturbridge_dagster.sources import harmonize, l1000
 
 MATRIX = "GSE92742_Broad_LINCS_Level3_INF_mlr12k_n12x6.gctx"
@@ -135,9 +136,9 @@ def test_wells_become_samples_of_the_contract(tmp_path: Path) -> None:
     assert obs["psbulk_cells"].isna().all()
     rows, columns = [6, 7, 8, 0, 1, 2], [ENTREZ.index(entrez) for entrez in sorted(SYMBOL_ENSEMBL, key=SYMBOL_ENSEMBL.get)]
     assert samples.var_names.tolist() == sorted(SYMBOL_ENSEMBL.values())
-    assert sparse.issparse(samples.X)
+    assert type(samples.X) is np.ndarray
     assert samples.X.dtype == np.float32
-    np.testing.assert_array_equal(samples.X.toarray(), matrix()[np.ix_(rows, columns)])
+    np.testing.assert_array_equal(samples.X, matrix()[np.ix_(rows, columns)])
 
 
 def test_every_rule_is_recorded_with_its_count(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ def test_values_do_not_depend_on_how_much_is_read_at_once(tmp_path: Path, monkey
     folder = write(tmp_path)
     whole = harmonize("l1000_phase1", folder)
     monkeypatch.setattr(l1000, "SLAB_BYTES", slab_rows * 5 * 4)
-    np.testing.assert_array_equal(harmonize("l1000_phase1", folder).X.toarray(), whole.X.toarray())
+    np.testing.assert_array_equal(harmonize("l1000_phase1", folder).X, whole.X)
 
 
 def test_instance_ids_that_differ_in_case_are_found_and_spelt_as_in_the_table(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_several_files_are_brought_to_the_genes_that_all_have(tmp_path: Path) ->
     assert pc3.obs["pert_dose_uM"].tolist() == [0.0, 0.35]
     assert pc3.obs["plate"].tolist() == ["D1", "D1"]
     assert pc3.obs["well"].tolist() == ["A01", "A02"]
-    np.testing.assert_array_equal(pc3.X.toarray(), own[:, :2])
+    np.testing.assert_array_equal(pc3.X, own[:, :2])
 
 
 def as_h5ad(folder: Path, values: object) -> Path:
@@ -229,7 +230,7 @@ def test_h5ad_files_are_read_dense_and_sparse(tmp_path: Path) -> None:
     assert dense.n_obs == 7
     assert dense.var_names.tolist() == sorted(SYMBOL_ENSEMBL.values())
     assert dense.obs["plate"].unique().tolist() == ["P2_MCF7_6H_X1", "P1_A375_24H_X1_B1"]
-    np.testing.assert_array_equal(stored.X.toarray(), dense.X.toarray())
+    np.testing.assert_array_equal(stored.X, dense.X)
     pd.testing.assert_frame_equal(stored.obs, dense.obs)
 
 
@@ -280,6 +281,34 @@ def test_bad_values_are_refused(tmp_path: Path, values: np.ndarray, message: str
         harmonize("l1000_phase1", write(tmp_path, values=values))
 
 
+@pytest.mark.parametrize(
+    ("axis", "columns", "message"),
+    [
+        ("COL", {"id": None}, r"the file has no 0/META/COL/id"),
+        ("ROW", {"id": None}, r"the file has no 0/META/ROW/id"),
+        ("COL", {"cell_id": np.array([b"A375"] * 11)}, r"column cell_id: 0/META/COL/cell_id has shape \(11,\), 0/META/COL/id has \(12,\)"),
+        ("ROW", {"pr_gene_id": np.ones((6, 2))}, r"column pr_gene_id: 0/META/ROW/pr_gene_id has shape \(6, 2\), 0/META/ROW/id has \(6,\)"),
+        ("COL", {"cell_id": np.array(b"A375")}, r"0/META/COL/cell_id has shape \(\), 0/META/COL/id has \(12,\)"),
+        ("COL", {"cells/id": np.array([b"A375"] * 12)}, r"0/META/COL/cells has shape None"),
+        ("COL", {"id": np.array(b"one")}, r"0/META/COL/id has shape \(\)"),
+    ],
+)
+def test_metadata_of_another_length_or_without_ids_are_refused(
+    tmp_path: Path, axis: str, columns: dict[str, np.ndarray | None], message: str
+) -> None:
+    with h5py.File(write(tmp_path) / MATRIX, "r+") as opened:
+        group = opened[f"0/META/{axis}"]
+        for name, column in columns.items():
+            if name in group:
+                del group[name]
+            if column is not None:
+                group[name] = column
+    with pytest.raises(InputError, match=message) as raised:
+        harmonize("l1000_phase1", tmp_path)
+    assert (raised.value.dataset, Path(str(raised.value.file)).name) == ("l1000_phase1", MATRIX)
+    assert raised.value.expected
+
+
 def test_a_truncated_matrix_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path) / MATRIX
     whole, there = file.read_bytes(), sorted(tmp_path.iterdir())
@@ -295,6 +324,12 @@ def test_a_matrix_without_any_metadata_is_refused(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(InputError, match=r"no sample metadata, and there is no instance table.*inst_info"):
         harmonize("l1000_phase1", tmp_path)
+
+
+def test_a_table_of_cells_need_not_describe_donors(tmp_path: Path) -> None:
+    write_table(write(tmp_path) / "GSE92742_Broad_LINCS_cell_info.txt.gz", pd.DataFrame({"cell_id": ["A375", "MCF7"]}))
+    known = shipped().cell_contexts.resolve(pd.Series(["MCF7"]), "l1000_phase1")["tissue"].iloc[0]
+    assert harmonize("l1000_phase1", tmp_path).obs["tissue"].iloc[0] == known == "breast"
 
 
 def test_a_damaged_table_and_one_given_twice_are_refused(tmp_path: Path) -> None:
@@ -358,4 +393,4 @@ def test_real_values_are_those_of_the_file(real: ad.AnnData, real_data: Path) ->
             columns=[f"{entrez:.0f}" for entrez in opened["0/META/ROW/pr_gene_id"][:]],
         )
     entrez = a375.var["source_gene_id"].str.split(";").str[0]
-    np.testing.assert_array_equal(a375.X.toarray(), values.loc[a375.obs["well"], entrez].to_numpy())
+    np.testing.assert_array_equal(a375.X, values.loc[a375.obs["well"], entrez].to_numpy())
