@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from assets.checks import evaluations
+from assets.materialize import main, prepare_home, use_sample
+from perturbridge_dagster.written import read_stamp
+from resources.store import SETTINGS, Store
+
+
+def test_a_home_is_prepared_once_and_what_a_person_wrote_in_it_stays(tmp_path):
+    prepare_home(tmp_path)
+    (tmp_path / SETTINGS).write_text("[sources] # mine\n")
+    (tmp_path / "dagster" / "dagster.yaml").write_text("# mine\n")
+    prepare_home(tmp_path)
+    assert (tmp_path / SETTINGS).read_text() == "[sources] # mine\n"
+    assert (tmp_path / "dagster" / "dagster.yaml").read_text() == "# mine\n"
+
+
+def test_real_files_are_never_mixed_with_the_sample(tmp_path):
+    prepare_home(tmp_path)
+    settings = '[sources]\nl1000_phase1 = "/data/lincs"\n'
+    (tmp_path / SETTINGS).write_text(settings)
+    assert not use_sample(tmp_path)
+    assert (tmp_path / SETTINGS).read_text() == settings
+    assert not (tmp_path / "sample").exists()
+
+
+@pytest.mark.slow
+def test_the_sample_is_used_where_nothing_is_configured_and_comments_stay(tmp_path):
+    prepare_home(tmp_path)
+    (tmp_path / SETTINGS).write_text("# of the lab\n[sources] # mine\n")
+    assert use_sample(tmp_path)
+    assert use_sample(tmp_path), "a second time too"
+    text = (tmp_path / SETTINGS).read_text()
+    assert text.startswith("# of the lab\n[sources] # mine\n")
+    folders = Store(home=str(tmp_path)).source_folders()
+    assert list(folders) == ["l1000_phase1", "vcpi_0001", "sciplex"]
+    assert all(folder.is_dir() for folder in folders.values())
+
+
+@pytest.mark.slow
+def test_everything_made_from_the_sample_says_so(demo_home):
+    planner = demo_home.planner()
+    for stage in ("source_files", "harmonized_samples", "condition_effects", "cross_dataset_agreement", "compound_embeddings"):
+        output = planner.outputs(stage, planner.keys(stage)[0])[0]
+        assert read_stamp(next(output.folder.glob("*.parquet"))).simulated, stage
+
+
+@pytest.mark.slow
+def test_every_check_of_the_sample_is_judged_and_none_stops(demo_home):
+    rows = evaluations(demo_home.store)
+    assert len(rows) > 70
+    assert {row.verdict for row in rows} == {"passed", "warned"}
+    assert {(row.stage, row.check) for row in rows if row.verdict == "warned"} <= {
+        ("harmonized_samples", "identity"),
+        ("matched_conditions", "overlap"),
+    }
+
+
+@pytest.mark.slow
+def test_a_second_walk_reuses_what_is_there(demo_home, monkeypatch, capsys):
+    monkeypatch.setenv("PERTURBRIDGE_HOME", str(demo_home.path))
+    assert main(["--sample"]) == 0
+    said = capsys.readouterr().out
+    assert "1 materialized, 35 were current, 0 failed, 0 waiting" in said
+    assert "script/server" in said
