@@ -1,7 +1,7 @@
 """Genes: from a source's gene ids to current Ensembl ids, and the merging of source genes that are one gene today.
 
-Belongs here: looking gene ids up and relabelling a matrix by the answer. Does not belong here: which ids a source uses (``sources/``)
-or how the tables are made (``build_snapshot.py``). A live service adds rows to the table of keys.
+Belongs here: looking gene ids up, and what the answer makes of the columns of a matrix. Does not belong here: which ids a source uses
+(``sources/``) or how the tables are made (``build_snapshot.py``). A live service adds rows to the table of keys.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.tables import cleaned_text
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    from scipy import sparse
 
 GeneIdKind = Literal["ensembl", "entrez", "symbol"]
 
@@ -100,40 +100,49 @@ class GeneIdentity:
         return answers.where(answers.notna(), None)
 
 
-def merge_genes(samples: AnnData, resolved: pd.DataFrame, *, normalized: bool) -> tuple[AnnData, pd.DataFrame]:
-    """Relabel the genes of a matrix by current Ensembl id, one column an id, sorted.
+@dataclass(frozen=True, eq=False)
+class MergedGenes:
+    """Where the genes of a source go.
 
-    Source genes without a current gene are dropped. Source genes that share one are summed where the matrix holds counts, and all
-    dropped where it holds normalized values, whose sum means nothing.
+    Attributes
+    ----------
+    target
+        One value a source gene, int64: the row of its current gene in `var`, -1 where it is dropped.
+    var
+        The current genes, as the contract's harmonized_var, sorted by its index ensembl_id.
+    reconciliation
+        Columns rule, n_in, n_dropped, n_out: source genes before, dropped or merged into others, and left, rule by rule.
+    """
+
+    target: np.ndarray
+    var: pd.DataFrame
+    reconciliation: pd.DataFrame
+
+
+def merge_genes(source_gene_ids: pd.Index, resolved: pd.DataFrame, *, normalized: bool) -> MergedGenes:
+    """Which current gene each source gene is.
+
+    Source genes without a current gene are dropped. Source genes that share one are to be summed where the values are counts, and are
+    all dropped where they are normalized, whose sum means nothing.
 
     Parameters
     ----------
-    samples
-        Samples × source genes, in memory: X dense or sparse of any number type, var names the source's gene ids. Layers are not kept.
+    source_gene_ids
+        Gene ids of the source, as text.
     resolved
-        One row a source gene, in order of var: at least ensembl_id (nullable) and symbol, as :meth:`GeneIdentity.resolve` returns.
+        One row a source gene, in the same order: at least ensembl_id (nullable) and symbol, as :meth:`GeneIdentity.resolve` returns.
     normalized
-        Whether X holds normalized values rather than counts.
-
-    Returns
-    -------
-    samples
-        Samples × current genes: X in the form and type it had (sparse as CSR), var as the contract's harmonized_var.
-    reconciliation
-        Columns rule, n_in, n_dropped, n_out: source genes before, dropped or merged into others, and left, rule by rule.
+        Whether values are normalized rather than counts.
 
     Raises
     ------
     InputError
-        If `resolved` has another number of rows than `samples` has genes.
+        If `resolved` has another number of rows than there are source genes.
     """
-    from anndata import AnnData
-    from scipy import sparse
-
-    if len(resolved) != samples.n_vars:
+    if len(resolved) != len(source_gene_ids):
         raise InputError(
-            f"{len(resolved):,} resolved genes for {samples.n_vars:,} columns",
-            expected="one row a column, in the same order",
+            f"{len(resolved):,} resolved genes for {len(source_gene_ids):,} source genes",
+            expected="one row a source gene, in the same order",
             advice="Resolve the gene ids of exactly this matrix.",
         )
     ensembl_id = resolved["ensembl_id"].to_numpy(dtype=object)
@@ -143,15 +152,13 @@ def merge_genes(samples: AnnData, resolved: pd.DataFrame, *, normalized: bool) -
     if normalized:
         kept = kept & ~shared
     columns = np.flatnonzero(kept)
-    target, genes = pd.factorize(ensembl_id[columns], sort=True)
+    gene, genes = pd.factorize(ensembl_id[columns], sort=True)
+    target = np.full(len(resolved), -1, dtype=np.int64)
+    target[columns] = gene
 
-    matrix = samples.X
-    membership = sparse.csr_matrix((np.ones(len(columns), dtype=matrix.dtype), (columns, target)), shape=(samples.n_vars, len(genes)))
-    merged = sparse.csr_matrix(matrix) @ membership if sparse.issparse(matrix) else np.ascontiguousarray((membership.T @ matrix.T).T)
-
-    first = pd.Series(columns).groupby(target).first().to_numpy()
+    first = pd.Series(columns).groupby(gene).first().to_numpy()
     symbol = resolved["symbol"].to_numpy(dtype=object)[first]
-    source_gene_id = pd.Series(samples.var_names.to_numpy()[columns], dtype=object).groupby(target).agg(";".join)
+    source_gene_id = pd.Series(source_gene_ids.to_numpy()[columns], dtype=object).groupby(gene).agg(";".join)
     var = pd.DataFrame(
         {
             "symbol": symbol,
@@ -164,10 +171,33 @@ def merge_genes(samples: AnnData, resolved: pd.DataFrame, *, normalized: bool) -
         "dropped, several source genes on one Ensembl id in normalized values" if normalized else "several source genes on one Ensembl id"
     )
     counts = [
-        ("no current Ensembl id", samples.n_vars, n_resolved),
+        ("no current Ensembl id", len(resolved), n_resolved),
         (rule, n_resolved, len(genes)),
     ]
     reconciliation = pd.DataFrame(
         [(text, n_in, n_in - n_out, n_out) for text, n_in, n_out in counts], columns=["rule", "n_in", "n_dropped", "n_out"]
     )
-    return AnnData(X=merged, obs=samples.obs.copy(), var=var, uns=dict(samples.uns)), reconciliation
+    return MergedGenes(target, var, reconciliation)
+
+
+def sum_genes(counts: sparse.csr_matrix, target: np.ndarray, n_genes: int) -> sparse.csr_matrix:
+    """Counts of current genes.
+
+    Parameters
+    ----------
+    counts
+        Samples × source genes, CSR of any number type.
+    target
+        Current gene of each source gene, as :class:`MergedGenes` has it; -1 is left out.
+    n_genes
+        How many current genes there are.
+
+    Returns
+    -------
+    Samples × current genes, CSR of the same number type.
+    """
+    from scipy import sparse
+
+    columns = np.flatnonzero(target >= 0)
+    membership = sparse.csr_matrix((np.ones(len(columns), counts.dtype), (columns, target[columns])), shape=(len(target), n_genes))
+    return counts @ membership

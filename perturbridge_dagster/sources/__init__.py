@@ -101,7 +101,7 @@ def harmonize(dataset: str, files: Path, *, identity: Identity | None = None, ne
     Returns
     -------
     Samples × genes. ``obs`` follows ``HARMONIZED_OBS`` with index sample_id, ``var`` follows ``HARMONIZED_VAR`` with index
-    ensembl_id; ``X`` is CSR, int64 counts or float32 log2 intensities; rows are sorted by cell_type and sample_id.
+    ensembl_id; ``X`` is int64 counts, CSR, or float32 log2 intensities, dense; rows are sorted by cell_type and sample_id.
     ``uns["reconciliation"]`` says, as ``RECONCILIATION``, what each rule dropped.
 
     Raises

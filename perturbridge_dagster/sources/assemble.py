@@ -19,7 +19,7 @@ from perturbridge_dagster.contract import HARMONIZED_OBS, HARMONIZED_VAR
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.cell_contexts import DONOR_COLUMNS
 from perturbridge_dagster.identity.compounds import IDENTITY_COLUMNS
-from perturbridge_dagster.identity.genes import merge_genes
+from perturbridge_dagster.identity.genes import merge_genes, sum_genes
 from perturbridge_dagster.registry import Dataset
 from perturbridge_dagster.sources.native import (
     Expression,
@@ -46,7 +46,7 @@ def assemble(dataset: Dataset, native: NativeSamples, identity: Identity) -> ad.
     dataset
         Registry entry of the dataset.
     native
-        What its reader found.
+        What its reader found. Its blocks of values are read, which can be done once.
     identity
         Who compounds, genes and cell contexts are.
 
@@ -69,15 +69,15 @@ def assemble(dataset: Dataset, native: NativeSamples, identity: Identity) -> ad.
     obs = _add_compounds(obs, dataset, identity)
     sample_ids = _sample_ids(obs, dataset)
 
-    samples = _join_genes(native.expressions, dataset, identity, native.steps)
-    totals = np.asarray(samples.X.sum(axis=1)).ravel()
-    _require_signal(samples, totals, sample_ids, dataset)
+    order = np.lexsort((sample_ids.to_numpy(str), obs["cell_type"].to_numpy(str)))
+    obs = obs.assign(dataset=dataset.id).set_axis(sample_ids).iloc[order]
+    targets, var = _join_genes(native.expressions, dataset, identity, native.steps)
+    fill = _intensities if dataset.modality == "normalized" else _counts
+    values = fill(native.expressions, targets, order, len(var))
+    totals = np.asarray(values.sum(axis=1)).ravel()
+    _require_signal(totals, obs.index, len(var), dataset)
     obs["psbulk_counts"] = totals if dataset.modality == "counts" else None
-    samples.obs = _typed(obs.assign(dataset=dataset.id).set_axis(sample_ids))
-    samples.var = samples.var[[name for name in HARMONIZED_VAR.names if name != samples.var.index.name]]
-    samples.uns["reconciliation"] = native.steps.frame()
-    order = np.lexsort((samples.obs_names.to_numpy(str), obs["cell_type"].to_numpy(str)))
-    return samples[order].copy()
+    return ad.AnnData(values, obs=_typed(obs), var=var, uns={"reconciliation": native.steps.frame()})
 
 
 # ---- samples -----------------------------------------------------------------------------------------------------------------
@@ -163,17 +163,11 @@ def _sample_ids(obs: pd.DataFrame, dataset: Dataset) -> pd.Index:
     return pd.Index(ids, name="sample_id", dtype=object)
 
 
-def _require_signal(samples: ad.AnnData, totals: np.ndarray, sample_ids: pd.Index, dataset: Dataset) -> None:
-    """Refuse a table without genes, and samples without signal."""
-    if not samples.n_vars:
-        raise InputError(
-            "no gene is left once source genes are brought to Ensembl ids.",
-            dataset=dataset.id,
-            advice="Check that gene ids are of the declared kind.",
-        )
+def _require_signal(totals: np.ndarray, sample_ids: pd.Index, n_genes: int, dataset: Dataset) -> None:
+    """Refuse samples without signal."""
     if (totals <= 0).any():
         raise InputError(
-            f"{int((totals <= 0).sum()):,} samples have a total of 0 or less over the {samples.n_vars:,} genes.",
+            f"{int((totals <= 0).sum()):,} samples have a total of 0 or less over the {n_genes:,} genes.",
             dataset=dataset.id,
             rows=list(sample_ids[totals <= 0]),
             expected="a positive total",
@@ -190,33 +184,64 @@ def _typed(obs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(obs.get(name), index=obs.index).astype(types[name]) for name in names})
 
 
-# ---- genes -------------------------------------------------------------------------------------------------------------------
+# ---- values ------------------------------------------------------------------------------------------------------------------
 
 
-def _join_genes(expressions: list[Expression], dataset: Dataset, identity: Identity, steps: Reconciliation) -> ad.AnnData:
-    """Values of all files over the Ensembl ids that every file has."""
-    parts = []
+def _join_genes(
+    expressions: list[Expression], dataset: Dataset, identity: Identity, steps: Reconciliation
+) -> tuple[list[np.ndarray], pd.DataFrame]:
+    """The current genes that every file has, and for each file the row there of each of its genes, -1 where it is dropped."""
+    files = []
     for expression in expressions:
         resolved = identity.genes.resolve(expression.genes.to_series(), expression.gene_kind)
-        samples = ad.AnnData(expression.matrix, var=pd.DataFrame(index=expression.genes.astype(str)))
-        part, merged = merge_genes(samples, resolved, normalized=dataset.modality == "normalized")
+        merged = merge_genes(expression.genes.astype(str), resolved, normalized=dataset.modality == "normalized")
         suffix = f" ({expression.file.name})" if len(expressions) > 1 else ""
-        for rule, n_dropped in zip(merged["rule"], merged["n_dropped"], strict=True):
+        for rule, n_dropped in zip(merged.reconciliation["rule"], merged.reconciliation["n_dropped"], strict=True):
             steps.drop("genes", f"{rule}{suffix}", int(n_dropped))
-        parts.append(part)
-    if len(parts) == 1:
-        return parts[0]
-    shared = reduce(pd.Index.intersection, [part.var_names for part in parts])
-    steps.drop(
-        "genes",
-        f"the lists of {len(parts)} files made one: an id that not all have, or that another has too",
-        steps.left["genes"] - len(shared),
+        files.append(merged)
+    shared = reduce(pd.Index.intersection, [merged.var.index for merged in files])
+    if len(files) > 1:
+        steps.drop(
+            "genes",
+            f"the lists of {len(files)} files made one: an id that not all have, or that another has too",
+            steps.left["genes"] - len(shared),
+        )
+    if shared.empty:
+        raise InputError(
+            "no gene is left once source genes are brought to Ensembl ids.",
+            dataset=dataset.id,
+            advice="Check that gene ids are of the declared kind.",
+        )
+    parts = [merged.var.loc[shared] for merged in files]
+    var = parts[0][[name for name in HARMONIZED_VAR.names if name != shared.name]].copy()
+    var["source_gene_id"] = [_distinct(ids) for ids in zip(*(part["source_gene_id"] for part in parts), strict=True)]
+    var["is_merged"] = np.any([part["is_merged"] for part in parts], axis=0)
+    # the last element stands for the target -1
+    targets = [np.append(shared.get_indexer(merged.var.index), -1)[merged.target] for merged in files]
+    return targets, var
+
+
+def _intensities(expressions: list[Expression], targets: list[np.ndarray], order: np.ndarray, n_genes: int) -> np.ndarray:
+    """Samples in their final order × current genes, dense float32, filled block by block: a matrix of real size fits in memory once."""
+    values = np.empty((len(order), n_genes), np.float32)
+    row_of = np.argsort(order)
+    done = 0
+    for expression, target in zip(expressions, targets, strict=True):
+        # no two intensities share a gene, so each gene has one column
+        columns = np.flatnonzero(target >= 0)
+        columns = columns[np.argsort(target[columns])]
+        for block in expression.blocks:
+            values[row_of[done : done + len(block)]] = block[:, columns]
+            done += len(block)
+    return values
+
+
+def _counts(expressions: list[Expression], targets: list[np.ndarray], order: np.ndarray, n_genes: int) -> sparse.csr_matrix:
+    """Samples in their final order × current genes, CSR int64."""
+    blocks = (
+        sum_genes(block, target, n_genes) for expression, target in zip(expressions, targets, strict=True) for block in expression.blocks
     )
-    parts = [part[:, shared] for part in parts]
-    var = parts[0].var.copy()
-    var["source_gene_id"] = [_distinct(ids) for ids in zip(*(part.var["source_gene_id"] for part in parts), strict=True)]
-    var["is_merged"] = np.any([part.var["is_merged"] for part in parts], axis=0)
-    return ad.AnnData(sparse.vstack([part.X for part in parts], format="csr"), var=var)
+    return sparse.vstack(list(blocks), format="csr")[order]
 
 
 def _distinct(names: tuple[str, ...]) -> str:

@@ -17,7 +17,6 @@ import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.doses import parse_dose_uM, parse_time_h
@@ -74,7 +73,8 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     Raises
     ------
     InputError
-        If a file is unreadable or lacks what is needed, no vehicle control is found, or values are not Level 3.
+        If a file is unreadable or lacks what is needed, or no vehicle control is found. Once blocks are read, if a value is not finite
+        or values are not Level 3.
     """
     steps = Reconciliation()
     matrices = [_matrix(file, dataset.id) for file in files["expression"]]
@@ -90,8 +90,7 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
         if rows.empty:
             continue
         genes, kind = _choose_genes(matrix, gene_info, dataset.id)
-        values = _values(matrix, rows, genes, dataset.id)
-        expressions.append(Expression(matrix.file, values, pd.Index(genes), kind))
+        expressions.append(Expression(matrix.file, _values(matrix, rows, genes, dataset.id), pd.Index(genes), kind))
         n_genes += len(matrix.genes)
     steps.start("genes", n_genes)
     steps.drop("genes", "not a landmark gene", n_genes - sum(len(expression.genes) for expression in expressions))
@@ -109,7 +108,7 @@ def _matrix(file: Path, dataset: str) -> _Matrix:
             samples, genes = (ad.io.read_elem(member(opened, axis, dataset)) for axis in ("obs", "var"))
         else:
             path = "0/DATA/0/matrix"
-            samples, genes = (_gctx_metadata(member(opened, f"0/META/{axis}", dataset)) for axis in ("COL", "ROW"))
+            samples, genes = (_gctx_metadata(opened, f"0/META/{axis}", dataset) for axis in ("COL", "ROW"))
         shape = matrix_shape(member(opened, path, dataset))
         if shape != (len(samples), len(genes)):
             raise InputError(
@@ -122,10 +121,21 @@ def _matrix(file: Path, dataset: str) -> _Matrix:
     return _Matrix(file, path, samples, genes)
 
 
-def _gctx_metadata(group: h5py.Group) -> pd.DataFrame:
+def _gctx_metadata(opened: h5py.File, path: str, dataset: str) -> pd.DataFrame:
     """Metadata of one axis of a GCTX file, indexed by id."""
-    columns = {name: _decoded(column) for name, column in group.items()}
-    return pd.DataFrame(columns).set_index("id")
+    shape = member(opened, f"{path}/id", dataset).shape
+    columns = dict(opened[path].items())
+    for name, column in columns.items():
+        if len(shape) != 1 or getattr(column, "shape", None) != shape:
+            raise InputError(
+                f"{path}/{name} has shape {getattr(column, 'shape', None)}, {path}/id has {shape}.",
+                dataset=dataset,
+                file=opened.filename,
+                column=name,
+                expected="one value an id in every column of metadata",
+                advice="Fetch or write the file again.",
+            )
+    return pd.DataFrame({name: _decoded(column) for name, column in columns.items()}).set_index("id")
 
 
 def _decoded(column: h5py.Dataset) -> np.ndarray:
@@ -138,8 +148,8 @@ def _decoded(column: h5py.Dataset) -> np.ndarray:
         return np.asarray(column.asstr("latin-1"))
 
 
-def _values(matrix: _Matrix, rows: pd.Series, genes: pd.Series, dataset: str) -> sparse.csr_matrix:
-    """Values of some samples and genes.
+def _values(matrix: _Matrix, rows: pd.Series, genes: pd.Series, dataset: str) -> Iterator[np.ndarray]:
+    """Blocks of the values of some samples and genes, float32, refused where they are not log2 intensities.
 
     Parameters
     ----------
@@ -148,10 +158,9 @@ def _values(matrix: _Matrix, rows: pd.Series, genes: pd.Series, dataset: str) ->
     genes
         Gene ids, indexed by column of the matrix.
     """
-    blocks = []
-    negative = 0
+    done = negative = 0
     with open_hdf5(matrix.file, dataset) as opened:
-        for done, values in _selected_blocks(opened[matrix.path], rows.to_numpy(), genes.index.to_numpy()):
+        for values in _selected_blocks(opened[matrix.path], rows.to_numpy(), genes.index.to_numpy()):
             bad = ~np.isfinite(values)
             if bad.any():
                 row, column = np.argwhere(bad)[0]
@@ -163,7 +172,8 @@ def _values(matrix: _Matrix, rows: pd.Series, genes: pd.Series, dataset: str) ->
                     expected="a finite log2 intensity",
                 )
             negative += int((values < 0).sum())
-            blocks.append(sparse.csr_matrix(values.astype(np.float32, copy=False)))
+            done += len(values)
+            yield values.astype(np.float32, copy=False)
     if negative > 0.1 * len(rows) * len(genes):
         raise InputError(
             f"{negative / (len(rows) * len(genes)):.0%} of the values are negative.",
@@ -172,24 +182,22 @@ def _values(matrix: _Matrix, rows: pd.Series, genes: pd.Series, dataset: str) ->
             expected="Level 3 log2 intensities, which are not",
             advice="Level 4 and 5 files hold z-scores; use the Level 3 file.",
         )
-    return sparse.vstack(blocks, format="csr")
 
 
-def _selected_blocks(stored: h5py.Dataset | h5py.Group, rows: np.ndarray, columns: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Dense blocks of the selected rows (ascending) and columns, each with the position of its first row among `rows`."""
+def _selected_blocks(stored: h5py.Dataset | h5py.Group, rows: np.ndarray, columns: np.ndarray) -> Iterator[np.ndarray]:
+    """Dense blocks of the selected rows (ascending) and columns, in order."""
     if isinstance(stored, h5py.Group):
         for start, block in row_blocks(stored, max_rows=10_000):
             first, last = np.searchsorted(rows, (start, start + block.shape[0]))
             if last > first:
-                yield int(first), block[rows[first:last] - start].toarray()[:, columns]
+                yield block[rows[first:last] - start][:, columns].toarray()
         return
     left, right = columns.min(), columns.max() + 1
     window = max(1, SLAB_BYTES // int((right - left) * stored.dtype.itemsize))
     first = 0
     while first < len(rows):
         last = int(np.searchsorted(rows, rows[first] + window))
-        slab = stored[rows[first] : rows[last - 1] + 1, left:right]
-        yield first, slab[rows[first:last] - rows[first]][:, columns - left]
+        yield stored[rows[first] : rows[last - 1] + 1, left:right][np.ix_(rows[first:last] - rows[first], columns - left)]
         first = last
 
 

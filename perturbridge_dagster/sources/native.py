@@ -7,12 +7,13 @@ belong here: one format's own rules (its reader) or the contract (``assemble.py`
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 from scipy import sparse
 
@@ -65,8 +66,9 @@ class Expression:
     ----------
     file
         The file.
-    matrix
-        Samples × genes, CSR; int64 counts, or float32 log2 intensities.
+    blocks
+        Samples × genes, some rows at a time, in order: int64 counts, CSR; or float32 log2 intensities, dense. They can be read once,
+        so that no reader need hold what the standardiser has taken.
     genes
         Gene ids of the source, one a column.
     gene_kind
@@ -74,7 +76,7 @@ class Expression:
     """
 
     file: Path
-    matrix: sparse.csr_matrix
+    blocks: Iterator[sparse.csr_matrix] | Iterator[np.ndarray]
     genes: pd.Index
     gene_kind: GeneKind
 
@@ -212,7 +214,7 @@ def read_text_table(file: Path, dataset: str, *, separator: str, columns: Sequen
             raise InputError(f"the table cannot be read ({error}).", dataset=dataset, file=file, advice="Fetch the file again.") from error
     frame.columns = pd.Index([_plain_name(name) for name in frame.columns])
     require_columns(frame, columns, dataset, file)
-    return frame.apply(text).reindex(columns=[*columns, *optional])
+    return frame.reindex(columns=[*columns, *optional]).apply(text)
 
 
 def _plain_name(name: str) -> str:

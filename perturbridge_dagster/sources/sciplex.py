@@ -77,7 +77,7 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     steps.drop("genes", "column header read as a gene", int(header.sum()))
     samples.index = pd.Index(samples["plate"] + " " + samples["well"] + " " + samples["perturbagen"] + " " + samples["source_cell_context"])
     samples[["inchikey", "smiles", "pubchem_cid"]] = None
-    expression = Expression(counts_file, values[:, np.flatnonzero(~header)], gene_ids[~header], "ensembl")
+    expression = Expression(counts_file, iter([values[:, np.flatnonzero(~header)]]), gene_ids[~header], "ensembl")
     return NativeSamples(samples, [expression], steps)
 
 

@@ -9,6 +9,7 @@ A release has about 79,000 genes × 29,000 samples; samples are read some column
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,17 +69,15 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     counts_file, samples_file, compounds_file = (only(files, role, dataset.id) for role in ("counts", "samples", "compounds"))
     samples = _samples(samples_file, dataset, steps)
     samples = samples.join(_compounds(compounds_file, dataset.id), on="compound")
-    samples, genes, values = _counts(samples, counts_file, samples_file, dataset.id, steps)
+    samples, genes, blocks = _counts(samples, counts_file, samples_file, dataset.id, steps)
 
-    total = np.asarray(values.sum(axis=1)).ravel()
-    samples = steps.keep("samples", "total count of 0", samples, pd.Series(total > 0, index=samples.index))
-    values = values[np.flatnonzero(total)]
+    total = pd.Series(np.concatenate([np.asarray(block.sum(axis=1)).ravel() for block in blocks]), index=samples.index)
+    samples = steps.keep("samples", "total count of 0", samples, total > 0)
     flagged = _flag(samples["is_control"], dataset, samples_file)
     is_vehicle = samples["user_compound_id"].isin(dataset.control.labels)
     require_controls(flagged & is_vehicle, list(samples.loc[flagged, "user_compound_id"]), dataset)
     kept = ~flagged | is_vehicle
     samples = steps.keep("samples", "positive control", samples, kept)
-    values = values[np.flatnonzero(kept)]
 
     obs = pd.DataFrame(
         {
@@ -95,7 +94,17 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
             "pubchem_cid": None,
         }
     )
-    return NativeSamples(obs, [Expression(counts_file, values, genes, "ensembl")], steps)
+    selected = _selected_rows(blocks, total.index.isin(samples.index))
+    return NativeSamples(obs, [Expression(counts_file, selected, genes, "ensembl")], steps)
+
+
+def _selected_rows(blocks: list[sparse.csr_matrix], selected: np.ndarray) -> Iterator[sparse.csr_matrix]:
+    """The selected rows of consecutive blocks; each block leaves the list, so that its memory is free once it is used."""
+    start = 0
+    while blocks:
+        block = blocks.pop(0)
+        yield block[np.flatnonzero(selected[start : start + block.shape[0]])]
+        start += block.shape[0]
 
 
 def _samples(file: Path, dataset: Dataset, steps: Reconciliation) -> pd.DataFrame:
@@ -131,8 +140,8 @@ def _compounds(file: Path, dataset: str) -> pd.DataFrame:
 
 def _counts(
     samples: pd.DataFrame, file: Path, samples_file: Path, dataset: str, steps: Reconciliation
-) -> tuple[pd.DataFrame, pd.Index, sparse.csr_matrix]:
-    """Samples that were sequenced, genes without spike-ins, and the counts, samples × genes."""
+) -> tuple[pd.DataFrame, pd.Index, list[sparse.csr_matrix]]:
+    """Samples that were sequenced, genes without spike-ins, and blocks of the counts, samples × genes."""
     try:
         stored = pq.ParquetFile(file)
         names = stored.schema_arrow.names
@@ -169,7 +178,7 @@ def _counts(
             blocks.append(as_counts(sparse.csr_matrix(dense[:, native]), pd.Index(columns), genes[native], dataset, file))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"the file cannot be read as Parquet ({error}).", dataset=dataset, file=file, advice="Fetch it again.") from error
-    return samples, genes[native], sparse.vstack(blocks, format="csr")
+    return samples, genes[native], blocks
 
 
 def _columns(stored: pq.ParquetFile, names: list[str]) -> list[tuple[str, pa.ChunkedArray]]:
