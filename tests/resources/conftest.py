@@ -1,0 +1,81 @@
+"""Small effects made without R, written as a stratum's output is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from perturbridge_dagster.effects.design import build_design
+from perturbridge_dagster.effects.storage import write_effects
+from perturbridge_dagster.effects.table import EffectTable, ModeratedFit, effect_table
+from perturbridge_dagster.written import Stamp
+
+PLATE = "plate 1"
+ALONE = "plate without controls"
+
+WriteStratum = Callable[..., EffectTable]
+
+
+def _table(dataset: str, cell_context: str, stratum: str, perturbagens: list[str], n_genes: int) -> EffectTable:
+    """One contrast a perturbagen, in the order of their names; the last, alone on its plate, is not estimable."""
+    random = np.random.default_rng(len(stratum) + 10 * n_genes)
+    obs = pd.DataFrame({"perturbagen": ["DMSO"] * 2 + sorted(perturbagens) * 2, "plate": PLATE, "pert_time_h": 24.0})
+    obs["is_control"] = obs["perturbagen"] == "DMSO"
+    obs["pert_dose_uM"] = np.where(obs["is_control"], 0.0, 10.0)
+    obs["pubchem_cid"] = obs["perturbagen"].map({name: 100 + number for number, name in enumerate(sorted(perturbagens))}).astype("Int64")
+    obs["plate"] = obs["plate"].where(obs["perturbagen"] != max(perturbagens), ALONE)
+    obs.index = pd.Index([f"well {number}" for number in range(len(obs))], name="sample_id")
+    design = build_design(obs)
+    t = 4 * random.standard_normal((len(perturbagens), n_genes))
+    t[0, 0] = 0  # an effect of nothing has no standard error from logFC and t
+    scale = random.gamma(4, 0.1, n_genes)
+    fit = ModeratedFit(
+        logFC=t * scale,
+        stdev_unscaled=np.ones_like(t),
+        t=t,
+        B=np.zeros_like(t),
+        AveExpr=random.normal(5, 2, n_genes),
+        sigma=scale,
+        s2_post=scale**2,
+        df_residual=np.full(n_genes, 5.0),
+        df_total=np.full(n_genes, 9.0),
+        support=np.full(n_genes, 3.0),
+        tested=np.ones(n_genes, dtype=bool),
+        info={"engine": "none"},
+    )
+    genes = [f"{stratum} gene {number}" for number in range(n_genes)]
+    return effect_table(
+        fit,
+        design,
+        pd.DataFrame({"symbol": [f"symbol of {gene}" for gene in genes]}, index=genes),
+        dataset=dataset,
+        stratum=stratum,
+        cell_type=cell_context,
+        reported=design.contrasts["estimable"].to_numpy()[:, np.newaxis],
+        info={},
+    )
+
+
+@pytest.fixture(scope="session")
+def write_stratum() -> WriteStratum:
+    """Writes the effects of a stratum into a folder and returns them. The last perturbagen is not estimable."""
+
+    def write(
+        folder: Path,
+        dataset: str,
+        cell_context: str,
+        perturbagens: list[str],
+        *,
+        stratum: str | None = None,
+        n_genes: int = 6,
+        stage: str = "condition_effects",
+    ) -> EffectTable:
+        table = _table(dataset, cell_context, stratum or cell_context, perturbagens, n_genes)
+        write_effects(table, folder, Stamp(stage, "1", "0" * 64, (dataset,), "open"), tile=(2, 4))
+        return table
+
+    return write
