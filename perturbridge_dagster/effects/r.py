@@ -90,12 +90,29 @@ def _functions() -> Any:
     r_versions()
     # ABI mode needs no compiler; rpy2 reads the variable when it is first imported
     os.environ.setdefault("RPY2_CFFI_MODE", "ABI")
-    import rpy2.rinterface as rinterface
+    with _library_path_kept():
+        import rpy2.rinterface as rinterface
 
-    rinterface.initr()
+        rinterface.initr()
     functions = rinterface.baseenv["new.env"](parent=rinterface.globalenv)
     rinterface.baseenv["sys.source"](str(r_source()), envir=functions)
     return functions
+
+
+@contextmanager
+def _library_path_kept() -> Iterator[None]:
+    """Undo what rpy2 does to LD_LIBRARY_PATH: programs started later, Python among them, would load libraries from R's path.
+
+    This process has read the variable when it started, so R does not miss it.
+    """
+    before = os.environ.get("LD_LIBRARY_PATH")
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("LD_LIBRARY_PATH", None)
+        else:
+            os.environ["LD_LIBRARY_PATH"] = before
 
 
 @contextmanager

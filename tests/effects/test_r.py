@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +59,15 @@ def test_an_r_that_does_not_run_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 def test_errors_of_r_become_errors_of_ours() -> None:
     with pytest.raises(RError, match=r"R stopped in limma_effects: .*argument .* is missing"):
         call_r("limma_effects", {"values": np.zeros(2), "n_genes": 1})
+
+
+def test_programs_started_after_r_find_their_own_libraries() -> None:
+    code = (
+        "import os; from perturbridge_dagster.effects.r import RError, call_r\n"
+        "before = os.environ.get('LD_LIBRARY_PATH')\n"
+        "try: call_r('no_such_function', {})\n"
+        "except Exception: pass\n"
+        "import sys; assert 'rpy2.rinterface' in sys.modules\n"
+        "assert os.environ.get('LD_LIBRARY_PATH') == before, os.environ['LD_LIBRARY_PATH']\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
