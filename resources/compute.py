@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError  # exported nowhere else, and not a DagsterError
 
-from perturbridge_dagster.payloads.requests import Outcome, Request, execute, failure_of, verified
+from perturbridge_dagster.payloads.requests import Outcome, Request, execute, failure_of, record_failure, verified
 from perturbridge_dagster.stages import STAGES
 
 
@@ -49,7 +50,13 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
 
         Returns
         -------
-        One outcome a request, in their order. A failed request does not stop the others.
+        One outcome a request, in their order. A failed request does not stop the others. What a payload that died has left
+        unmade is recorded as failed; what was unmade when a user ended the run is not.
+
+        Raises
+        ------
+        ValueError
+            If a request asks for another task.
         """
         wrong = {request.task for request in requests} - {task}
         if wrong:
@@ -57,7 +64,7 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
         adopted = {request.digest: done for request in requests if (done := verified(request)) is not None}
         missing = list({request.digest: request for request in requests if request.digest not in adopted}.values())
         if missing:
-            context.log.info(f"{task}: {len(missing)} to compute, {len(requests) - len(missing)} there already")
+            context.log.info(f"{task}: {len(missing)} to compute, {len(adopted)} there already")
             if STAGES[task].light:
                 from perturbridge_dagster.payloads.tasks import TASKS
 
@@ -67,12 +74,13 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
                 self._run_payload(context, missing)
         return [self._outcome(request, adopted.get(request.digest)) for request in requests]
 
-    def _outcome(self, request: Request, adopted: object) -> Outcome:
+    def _outcome(self, request: Request, adopted: Mapping[str, Any] | None) -> Outcome:
         """Read an outcome from disk: the only proof of success is a verified output."""
-        done = verified(request, deep=False)
-        if done is not None:
-            return Outcome(request, "adopted" if adopted is not None else "computed", done)
-        return Outcome(request, "failed", error=failure_of(request) or "the payload ended without an output; its log above says why")
+        done = verified(request) if adopted is None else adopted
+        if done is None:
+            return Outcome(request, "failed", error=failure_of(request))
+        request.failure.unlink(missing_ok=True)  # of an equal request that failed elsewhere
+        return Outcome(request, "computed" if adopted is None else "adopted", done)
 
     def _run_payload(self, context: dg.AssetExecutionContext, requests: Sequence[Request]) -> None:
         """Run requests in one subprocess."""
@@ -86,8 +94,12 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
                 context=context.op_execution_context,
                 command=[sys.executable, "-m", "perturbridge_dagster.payloads.run", str(file)],
             )
-        except dg.DagsterError as error:
-            # a crashed payload may have finished some requests: the outcomes tell which
+        except DagsterPipesExecutionError as error:
             context.log.error(f"payload ended early: {error}")
+            # it may have finished some requests; the others were tried too, or the sensor would ask for them again and again
+            for request in requests:
+                if verified(request) is None and failure_of(request) is None:
+                    words = f"the payload ended before this was made ({error}); the log of run {context.run.run_id} says more"
+                    record_failure(request, words)
         finally:
             file.unlink(missing_ok=True)

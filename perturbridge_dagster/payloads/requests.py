@@ -158,8 +158,9 @@ def verified(request: Request, *, deep: bool = True) -> Mapping[str, Any] | None
 def execute(request: Request, task: Callable[[Request, Path], None]) -> Outcome:
     """Run one request, unless its verified output is there already.
 
-    The task writes into a folder aside, which is renamed when the task is through; ``done.json`` comes last. An error of the task
-    is written beside the output folder and returned, so that one bad stratum does not stop the others.
+    The task writes into a folder aside, where ``done.json`` comes last; then the folder is renamed. An error of the task is written
+    beside the output folder and returned, so that one bad stratum does not stop the others. Where another run has made the same
+    output meanwhile, that one is adopted, since somebody may be reading it.
 
     Parameters
     ----------
@@ -178,19 +179,44 @@ def execute(request: Request, task: Callable[[Request, Path], None]) -> Outcome:
     try:
         task(request, aside)
         done = _done(request, aside, time.monotonic() - started)
-        if request.output.exists():  # broken, or of a run that died before done.json
-            shutil.rmtree(request.output)
-        aside.rename(request.output)
-        write_json(request.output / DONE, done)
+        write_json(aside / DONE, done)
+        made_meanwhile = _put_in_place(aside, request)
     except Exception as error:  # noqa: BLE001 - whatever a task raises is reported to the user as that request's outcome
         text = str(error) if isinstance(error, PerturbridgeError) else f"{type(error).__name__}: {error}"
         log.error("%s failed: %s", request.task, text)
-        write_json(request.failure, {"digest": request.digest, "error": text, "traceback": traceback.format_exc(), "at": _now()})
+        record_failure(request, text, traceback.format_exc())
         return Outcome(request, "failed", error=text)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     request.failure.unlink(missing_ok=True)
-    return Outcome(request, "computed", done)
+    return Outcome(request, "computed", done) if made_meanwhile is None else Outcome(request, "adopted", made_meanwhile)
+
+
+def _put_in_place(aside: Path, request: Request) -> Mapping[str, Any] | None:
+    """Rename a whole output to where it belongs; the ``done.json`` of a verified output that is there already, which stays."""
+    try:
+        aside.rename(request.output)
+    except OSError:  # refused where a folder with files is
+        if (made_meanwhile := verified(request)) is not None:
+            return made_meanwhile
+        shutil.rmtree(request.output, ignore_errors=True)  # broken
+        aside.rename(request.output)
+    return None
+
+
+def record_failure(request: Request, error: str, trace: str = "") -> None:
+    """Write beside the output folder that a request failed, for :func:`failure_of`.
+
+    Parameters
+    ----------
+    request
+        What could not be made.
+    error
+        What went wrong, for a person.
+    trace
+        Python traceback, where there is one.
+    """
+    write_json(request.failure, {"digest": request.digest, "error": error, "traceback": trace, "at": _now()})
 
 
 def failure_of(request: Request) -> str | None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,9 @@ from perturbridge_dagster.payloads.requests import Request, execute
 from perturbridge_dagster.payloads.tasks import TASKS
 
 log = logging.getLogger("perturbridge")
+
+GRACE_SECONDS = 5
+"""How long an interrupted payload may clean up. Dagster waits 20 s for it."""
 
 
 class _PipesHandler(logging.Handler):
@@ -66,5 +72,25 @@ def main(requests_file: Path) -> None:
             log.info("%d of %d: %s %s %s", number, len(requests), request.task, key, outcome.status)
 
 
+def _end_soon_after_interrupt() -> None:
+    """Let an interrupt end this process also in the midst of R or other compiled code.
+
+    Python raises KeyboardInterrupt only when compiled code returns, and rpy2 swallows it where R calls back. A thread that waits
+    for the signal itself depends on neither.
+    """
+    woken, signalled = os.pipe()
+    os.set_blocking(signalled, False)
+    signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while os.read(woken, 1)[0] != signal.SIGINT:
+            pass
+        time.sleep(GRACE_SECONDS)
+        os._exit(128 + signal.SIGINT)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 if __name__ == "__main__":
+    _end_soon_after_interrupt()
     main(Path(sys.argv[1]))

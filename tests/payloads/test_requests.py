@@ -80,3 +80,42 @@ def test_an_unexpected_error_names_its_kind(request_: Request):
 
     assert execute(request_, divide).error == "ZeroDivisionError: division by zero"
     assert "Traceback" in json.loads(request_.failure.read_text())["traceback"]
+
+
+def test_an_output_that_another_run_made_meanwhile_stays_and_is_adopted(request_: Request):
+    being_read = []
+
+    def slow(request: Request, folder: Path) -> None:
+        assert execute(request, write_numbers).status == "computed"
+        being_read.append(request.output.stat().st_ino)
+        write_numbers(request, folder)
+
+    outcome = execute(request_, slow)
+    assert outcome.status == "adopted"
+    assert outcome.done == verified(request_)
+    assert [request_.output.stat().st_ino] == being_read
+    assert [path.name for path in Path(request_.folder).iterdir()] == [request_.output.name]
+
+
+def test_an_output_that_another_run_left_broken_meanwhile_is_replaced(request_: Request):
+    def slow(request: Request, folder: Path) -> None:
+        execute(request, write_numbers)
+        (request.output / "deep" / "numbers").write_text("9 9 9")
+        write_numbers(request, folder)
+
+    assert execute(request_, slow).status == "computed"
+    assert (request_.output / "deep" / "numbers").read_text() == "1 2 3"
+
+
+def test_an_output_appears_together_with_the_proof_that_it_is_whole(request_: Request, monkeypatch: pytest.MonkeyPatch):
+    appeared = []
+    rename = Path.rename
+
+    def watched(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        appeared.append(verified(request_))
+        return moved
+
+    monkeypatch.setattr(Path, "rename", watched)
+    outcome = execute(request_, write_numbers)
+    assert appeared == [outcome.done]
