@@ -5,8 +5,6 @@ Belongs here: drawing scored tables. Does not belong here: computing anything th
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from perturbridge_dagster.agreement.metrics import spearman_rows
+from perturbridge_dagster.figures import to_png
 
 _CONTEXTS_IN_COLOUR = 7
 _GREY = "0.6"
@@ -22,18 +21,11 @@ _DIRECTION = "Share of significant genes\nthat change in the same direction"
 _OTHERS = "with the mean of\nother compounds"
 
 
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    # No software version in the file: the same table gives the same bytes.
-    figure.savefig(stream, format="png", dpi=120, metadata={"Software": None})
-    return stream.getvalue()
-
-
 def _nothing_to_show(title: str, reason: str) -> bytes:
     figure = Figure(figsize=(6, 4), layout="constrained")
     figure.suptitle(title)
     figure.text(0.5, 0.5, reason, ha="center", va="center", color="0.35")
-    return _png(figure)
+    return to_png(figure)
 
 
 def _between(scored: pd.DataFrame) -> str:
@@ -104,7 +96,7 @@ def agreement_scatter(scored: pd.DataFrame) -> bytes:
         ylim=(-1.05, 1.05),
     )
     figure.legend(loc="outside right upper", title="Cell context (conditions)", fontsize="small", frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def observed_and_baseline(scored: pd.DataFrame) -> bytes:
@@ -129,7 +121,7 @@ def observed_and_baseline(scored: pd.DataFrame) -> bytes:
     for axes, (metric, label, by_chance, limits) in zip(figure.subplots(1, 2), metrics, strict=True):
         groups = {"same compound,\nother dataset": scored[metric], f"same dataset,\n{_OTHERS}": scored[f"{metric}_baseline"]}
         _distributions(axes, groups, label, by_chance, limits)
-    return _png(figure)
+    return to_png(figure)
 
 
 def replicate_figure(pairs: pd.DataFrame) -> bytes:
@@ -157,4 +149,4 @@ def replicate_figure(pairs: pd.DataFrame) -> bytes:
     axes = figure.add_subplot()
     axes.set_title(f"{title}\n{', '.join(sorted(set(pairs['dataset'])))}: {len(pairs):,} pairs of replicates")
     _distributions(axes, {name: pairs[column] for name, column in groups.items()}, _SPEARMAN, 0.0, (-1.05, 1.05))
-    return _png(figure)
+    return to_png(figure)

@@ -5,7 +5,6 @@ Belongs here: what a biologist looks at before trusting a table. Does not belong
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from perturbridge_dagster.effects.storage import StoredEffects
 from perturbridge_dagster.effects.table import SIGNIFICANT
 from perturbridge_dagster.errors import NotEstimableError
+from perturbridge_dagster.figures import to_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,13 +34,6 @@ def _figure(title: str) -> tuple[Figure, Any]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, loc="left", fontsize=11)
     return figure, axes
-
-
-def _png(figure: Figure) -> bytes:
-    """The picture as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
 
 
 def p_value_histogram(stored: StoredEffects) -> bytes:
@@ -64,7 +57,7 @@ def p_value_histogram(stored: StoredEffects) -> bytes:
     axes.axhline(1, color="black", linewidth=1, linestyle="--", label="expected without any effect")
     figure.legend(loc="outside lower right", frameon=False, fontsize=9)
     axes.set(xlabel="P value", ylabel="density", xlim=(0, 1))
-    return _png(figure)
+    return to_png(figure)
 
 
 def strongest_contrast(stored: StoredEffects) -> int:
@@ -131,4 +124,4 @@ def volcano(stored: StoredEffects, contrast: int | None = None, *, n_labels: int
     axes.axvline(0, color="black", linewidth=0.5)
     axes.set(xlabel="log2 fold change, treated minus control", ylabel="−log10 P")
     axes.margins(x=0.1)
-    return _png(figure)
+    return to_png(figure)

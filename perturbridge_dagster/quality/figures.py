@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
+
+from perturbridge_dagster.figures import to_png
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 STATE_COLOURS = {
     "current": "#4c9f70",
@@ -17,13 +17,6 @@ STATE_COLOURS = {
     "unaccepted": "#d97b3c",
     "failed": "#b5302e",
 }
-
-
-def to_png(figure: Figure) -> bytes:
-    """PNG bytes of a figure, without a time stamp, so that equal data give equal files."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def coverage_grid(coverage: pd.DataFrame) -> bytes:

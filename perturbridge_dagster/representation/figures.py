@@ -6,13 +6,13 @@ without pyplot, so no window system and no global state is touched.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from perturbridge_dagster.figures import to_png
 from perturbridge_dagster.representation.embeddings import embedding_matrix
 from perturbridge_dagster.representation.evaluation import MODEL
 
@@ -28,15 +28,6 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
-
-
-def _png(figure: Figure) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    stream = io.BytesIO()
-    # without the version of matplotlib in the file, equal pictures are equal bytes
-    FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
-    return stream.getvalue()
 
 
 def principal_plane(vectors: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -110,7 +101,7 @@ def embedding_map(embeddings: pd.DataFrame, labels: Mapping[str, str]) -> bytes:
     axes.set_xlabel(f"principal component 1 ({shares[0]:.0%} of variance)")
     axes.set_ylabel(f"principal component 2 ({shares[1]:.0%} of variance)")
     axes.set_title(f"Embeddings of {len(embeddings):,} perturbations")
-    return _png(figure)
+    return to_png(figure)
 
 
 def training_curve(history: pd.DataFrame) -> bytes:
@@ -137,7 +128,7 @@ def training_curve(history: pd.DataFrame) -> bytes:
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("RMSE (log2)")
     axes.legend(frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def baseline_bars(evaluation: pd.DataFrame) -> bytes:
@@ -171,4 +162,4 @@ def baseline_bars(evaluation: pd.DataFrame) -> bytes:
         axes.set_xlim(0, float(rows["rmse"].max()) * 1.2 or 1)
         axes.set_xlabel("RMSE (log2), lower is better")
         axes.set_title(f"{split}, {int(rows['n_values'].iloc[0]):,} values")
-    return _png(figure)
+    return to_png(figure)
