@@ -50,8 +50,8 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
 
         Returns
         -------
-        One outcome a request, in their order. A failed request does not stop the others. What a payload that died has left
-        unmade is recorded as failed; what was unmade when a user ended the run is not.
+        One outcome a request, in their order. A failed request does not stop the others. The request that a payload died of is
+        recorded as failed; nothing is when a user ended the run.
 
         Raises
         ------
@@ -78,7 +78,7 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
         """Read an outcome from disk: the only proof of success is a verified output."""
         done = verified(request) if adopted is None else adopted
         if done is None:
-            return Outcome(request, "failed", error=failure_of(request))
+            return Outcome(request, "failed", error=failure_of(request) or "not begun: the payload died of an earlier request")
         request.failure.unlink(missing_ok=True)  # of an equal request that failed elsewhere
         return Outcome(request, "computed" if adopted is None else "adopted", done)
 
@@ -96,10 +96,11 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
             )
         except DagsterPipesExecutionError as error:
             context.log.error(f"payload ended early: {error}")
-            # it may have finished some requests; the others were tried too, or the sensor would ask for them again and again
+            # requests run in order, so the first one without an outcome is the one it died of; the others were not begun. Without a
+            # record the sensor would ask for it again and again
             for request in requests:
                 if verified(request) is None and failure_of(request) is None:
-                    words = f"the payload ended before this was made ({error}); the log of run {context.run.run_id} says more"
-                    record_failure(request, words)
+                    record_failure(request, f"the payload died of this ({error}); the log of run {context.run.run_id} says more")
+                    break
         finally:
             file.unlink(missing_ok=True)

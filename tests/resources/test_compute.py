@@ -219,7 +219,7 @@ def test_what_an_earlier_try_said_is_gone_once_there_is_an_output(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_killed_payload_leaves_what_is_finished_and_fails_the_rest(tmp_path: Path, corpus: Corpus, stalled: tuple[Request, Path]):
+def test_a_killed_payload_leaves_what_is_finished_and_fails_what_it_died_of(tmp_path: Path, corpus: Corpus, stalled: tuple[Request, Path]):
     endless, pipe = stalled
     finished, damaged, never_begun = corpus("finished"), corpus("damaged"), corpus("never begun")
     ensure(tmp_path, damaged)
@@ -238,11 +238,14 @@ def test_a_killed_payload_leaves_what_is_finished_and_fails_the_rest(tmp_path: P
 
     assert run.statuses == ["computed", "failed", "failed", "failed"]
     assert verified(finished)
-    for outcome in run.outcomes[1:]:
-        assert "the payload ended before this was made" in (outcome.error or "")
-        assert "code -9" in (outcome.error or "")
-        assert f"the log of run {run.run_id}" in (outcome.error or "")
-        assert failure_of(outcome.request) == outcome.error, "so that the sensor does not ask for it again"
+    died_of, *not_begun = run.outcomes[1:]
+    assert "the payload died of this" in (died_of.error or "")
+    assert "code -9" in (died_of.error or "")
+    assert f"the log of run {run.run_id}" in (died_of.error or "")
+    assert failure_of(endless) == died_of.error, "so that the sensor does not ask for it again"
+    for outcome in not_begun:
+        assert outcome.error == "not begun: the payload died of an earlier request"
+        assert failure_of(outcome.request) is None, "so that the sensor asks for it, and nobody leaves it out"
         assert verified(outcome.request) is None
     assert any("payload ended early" in line for line in run.log)
     assert failure_of(finished) is None
