@@ -71,7 +71,7 @@ def names_around_brackets(name: str) -> tuple[str, ...]:
     if match is None or _OTHER_COMPOUND.fullmatch(match["inside"]):
         return ()
     after = match["after"] or ""
-    parts = [match["before"], *_COMMA.split(match["inside"])]
+    parts = [part.strip() for part in (match["before"], *_COMMA.split(match["inside"]))]
     forms = {_form(part) for part in [*parts, after]} - {""}
     if len(forms) > 1 or _form(after) != after or _form(parts[0]) == parts[0]:
         return ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from perturbridge_dagster.identity.names import names_around_brackets, spelled_name
@@ -73,6 +73,7 @@ def test_a_salt_goes_with_every_part(outside: str, inside: str, salt: str, form:
 
 
 @given(st.text("ab1 ()+-,HCl", max_size=24))
+@example("1 ( )")
 def test_any_text_is_read(name: str) -> None:
     assert spelled_name(spelled_name(spelled_name(name))) == spelled_name(spelled_name(name))
     assert all(part.strip() == part and part for part in names_around_brackets(name))
