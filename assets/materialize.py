@@ -27,6 +27,7 @@ from assets.planning import EFFECTS_STAGES, Planner
 from assets.sensors import JOBS, OVERVIEW_JOB
 from perturbridge_dagster.definitions import build_definitions, default_home
 from perturbridge_dagster.errors import PerturbridgeError
+from perturbridge_dagster.registry import PAIR_SEPARATOR
 from perturbridge_dagster.sample import DATASETS, DEFAULT_SEED, write_sample
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import written_whole
@@ -130,7 +131,7 @@ def materialize_graph(home: Path, instance: dg.DagsterInstance, *, datasets: lis
 def _wanted(keys: list[Key], datasets: list[str] | None) -> list[Key]:
     if datasets is None:
         return keys
-    return [key for key in keys if key[0] in datasets or all(name in datasets for name in key[0].split("__"))]
+    return [key for key in keys if key[0] in datasets or all(name in datasets for name in key[0].split(PAIR_SEPARATOR))]
 
 
 def _materialize_partition(

@@ -19,7 +19,7 @@ from perturbridge_dagster.payloads.requests import Input, Request, failure_of
 from perturbridge_dagster.registry import dataset as registered
 from perturbridge_dagster.registry import dataset_pairs, pair_key, split_pair_key
 from perturbridge_dagster.stages import STAGES
-from perturbridge_dagster.written import read_parquet, read_stamp
+from perturbridge_dagster.written import read_parquet
 from resources.store import Key, Output, Store
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Part:
 
 def _inherited(output: Output) -> dict[str, Any]:
     """What a file takes over from an input that is identified by its content alone: these must then identify the request too."""
-    stamp = read_stamp(next(output.folder.glob("*.parquet")))
+    stamp = output.stamp()
     return {"licence": stamp.licence, "simulated": stamp.simulated}
 
 
@@ -206,7 +206,7 @@ class Planner:
         taint = self.store.require_accepted(output, allow_unaccepted=self.allow_unaccepted)
         if taint:
             taints.append(taint)
-        taints += read_stamp(next(output.folder.glob("*.parquet"))).unaccepted_inputs
+        taints += output.stamp().unaccepted_inputs
         return output
 
     def strata(self, dataset: str) -> pd.DataFrame:
@@ -265,7 +265,7 @@ class Planner:
         return [_part(self.store, "harmonized_samples", (dataset,), arguments=arguments, inputs=inputs)]
 
     def _effects(self, mode: str, dataset: str, cell_context: str) -> list[Part]:
-        from perturbridge_dagster.effects.r import r_versions
+        from perturbridge_dagster.effects.r import r_code_version
 
         stage = EFFECTS_STAGES[mode]
         taints: list[str] = []
@@ -277,7 +277,6 @@ class Planner:
                 f"no samples of cell context {cell_context}", dataset=dataset, expected=f"one of {', '.join(self.cell_contexts(dataset))}"
             )
         options = registered(dataset).effects
-        code = ", ".join(f"{name} {version}" for name, version in r_versions().items())
         return [
             _part(
                 self.store,
@@ -294,7 +293,7 @@ class Planner:
                     **_inherited(samples),
                 },
                 inputs={"samples": Input(str(samples.folder / row["file"]), row["checksum"])},
-                code=code,
+                code=r_code_version(),
             )
             for row in chosen.to_dict("records")
         ]

@@ -103,11 +103,8 @@ def picture(png: bytes | Path) -> dg.MetadataValue[Any]:
 
 def stamp_metadata(outputs: Sequence[Output]) -> Mapping[str, Any]:
     """What every materialization says: files, seconds, memory, licence, sources, and what taints it."""
-    from perturbridge_dagster.written import read_stamp
-
     done = [output.done() for output in outputs]
-    stamped = next(file for file in sorted(outputs[0].folder.rglob("*.parquet")))
-    stamp = read_stamp(stamped)
+    stamp = outputs[0].stamp()
     metadata: dict[str, Any] = {
         "files": dg.MetadataValue.path(str(outputs[0].folder if len(outputs) == 1 else outputs[0].folder.parent.parent)),
         "bytes": sum(file["bytes"] for record in done for file in record["files"].values()),

@@ -21,7 +21,7 @@ import dagster as dg
 from perturbridge_dagster.errors import InputError, PerturbridgeError, UnacceptedInputError
 from perturbridge_dagster.payloads.requests import DONE, Outcome, Request
 from perturbridge_dagster.stages import STAGES, SUITE_VERSION
-from perturbridge_dagster.written import write_json
+from perturbridge_dagster.written import Stamp, read_stamp, write_json
 
 ACCEPTED = "accepted.json"
 CURRENT = "current.json"
@@ -57,6 +57,10 @@ class Output:
     def done(self) -> dict[str, Any]:
         """Content of ``done.json``."""
         return dict(json.loads((self.folder / DONE).read_text()))
+
+    def stamp(self) -> Stamp:
+        """What the output's files say of themselves; they all carry one stamp."""
+        return read_stamp(next(self.folder.glob("*.parquet")))
 
     def acceptance(self) -> dict[str, Any]:
         """Check name → its last record on this output."""

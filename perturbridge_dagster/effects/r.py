@@ -99,6 +99,11 @@ def _functions() -> Any:
     return functions
 
 
+def r_code_version() -> str:
+    """The versions of R and its packages as part of a stage's code version: other versions may give other numbers."""
+    return ", ".join(f"{name} {version}" for name, version in r_versions().items())
+
+
 @contextmanager
 def _library_path_kept() -> Iterator[None]:
     """Undo what rpy2 does to LD_LIBRARY_PATH: programs started later, Python among them, would load libraries from R's path.

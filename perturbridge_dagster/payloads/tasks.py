@@ -138,12 +138,11 @@ def effects(request: Request, folder: Path) -> None:
     """Estimate the effects of a stratum and write them (``effects/storage.py`` says which files)."""
     from perturbridge_dagster.effects import estimate_effects
     from perturbridge_dagster.effects.figures import p_value_histogram, volcano
-    from perturbridge_dagster.effects.r import r_versions
+    from perturbridge_dagster.effects.r import r_code_version
     from perturbridge_dagster.effects.storage import open_effects, write_effects
 
-    versions = ", ".join(f"{name} {version}" for name, version in r_versions().items())
-    if not request.code_version.endswith(versions):
-        raise PerturbridgeError(f"effects were asked for with {request.code_version}, but this machine has {versions}.")
+    if not request.code_version.endswith(r_code_version()):
+        raise PerturbridgeError(f"effects were asked for with {request.code_version}, but this machine has {r_code_version()}.")
     arguments, file = request.arguments, request.path("samples")
     samples = read_h5ad(file, "harmonized_samples")
     if samples.uns["stratum"] != arguments["stratum"] or content_checksum(samples) != request.inputs["samples"].checksum:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbridge_dagster.effects.r import r_versions
+from perturbridge_dagster.effects.r import r_code_version
 from perturbridge_dagster.payloads.requests import Input, Outcome, Request, failure_of, record_failure, verified
 from perturbridge_dagster.written import Stamp, content_checksum, read_h5ad, write_h5ad
 from resources.compute import Compute
@@ -337,7 +337,7 @@ def long_fit(tmp_path: Path) -> Request:
     file = tmp_path / "CVCL_0023.h5ad"
     write_h5ad(file, samples, Stamp("harmonized_samples", "1", "0" * 64, ("l1000_phase1",), "open"))
     arguments = {"dataset": "l1000_phase1", "stratum": "CVCL_0023", "replicates": "grouped", "normalized": True, "min_cells": 0}
-    versions = ", ".join(f"{name} {version}" for name, version in r_versions().items())
+    versions = r_code_version()
     return Request(
         "condition_effects",
         {**arguments, "engine": "limma", "unaccepted_inputs": []},
