@@ -125,9 +125,13 @@ def _result(asset: dg.AssetKey, check: str, blocking: bool, found: "list[tuple[O
         # a warning shows as one, and blocks nothing
         passed=not failed,
         severity=dg.AssetCheckSeverity.ERROR if stops else dg.AssetCheckSeverity.WARN,
-        description=f"Does not hold{'' if stops else ' (a warning)'}: {words}." if failed else "All rules hold.",
+        description=f"Does not hold{'' if stops else ' (a warning)'}: {words}." if failed else _holding(metadata["rules"]),
         metadata=metadata,
     )
+
+
+def _holding(rules: int) -> str:
+    return "All rules hold." if rules else "No rule applies to this output."
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError, UnacceptedInputError
 from perturbridge_dagster.payloads.requests import Input, Request, failure_of
+from perturbridge_dagster.registry import compendium_datasets, corpus_datasets, dataset_pairs, pair_key, split_pair_key
 from perturbridge_dagster.registry import dataset as registered
-from perturbridge_dagster.registry import dataset_pairs, pair_key, split_pair_key
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import read_parquet
 from resources.store import Key, Output, Store
@@ -113,8 +113,10 @@ class Planner:
     def keys(self, stage: str) -> list[Key]:
         """The real partitions of a stage, as far as they are known now."""
         datasets = list(self.store.source_folders())
-        if stage in ("source_files", "harmonized_samples", "replicate_agreement"):
+        if stage in ("source_files", "harmonized_samples"):
             return [(dataset,) for dataset in datasets]
+        if stage == "replicate_agreement":
+            return [(dataset,) for dataset in compendium_datasets(datasets)]
         if stage in EFFECTS_STAGES.values():
             return [
                 (dataset, context)
@@ -152,7 +154,7 @@ class Planner:
             "matched_conditions": lambda: split_pair_key(key[0]),
             "cross_dataset_agreement": lambda: split_pair_key(key[0]),
             "replicate_agreement": lambda: key,
-            "training_corpus": self.store.source_folders,
+            "training_corpus": self._corpus_datasets,
         }[stage]()
         effects: list[tuple[str, Key]] = [
             (EFFECTS_STAGES[mode], (dataset, context)) for dataset in datasets for context in self.cell_contexts(dataset)
@@ -222,6 +224,9 @@ class Planner:
         """Cell contexts of a dataset, sorted."""
         return sorted(self.strata(dataset)["cell_type"].unique())
 
+    def _corpus_datasets(self) -> list[str]:
+        return corpus_datasets(self.store.source_folders())
+
     def _effects_inputs(self, mode: str, datasets: Iterable[str], taints: list[str]) -> tuple[dict[str, Input], list[str]]:
         """Current effects of every stratum of some datasets, and the strata left out because their fit failed."""
         inputs, left_out = {}, []
@@ -251,6 +256,7 @@ class Planner:
     def _harmonized_samples(self, dataset: str) -> list[Part]:
         from perturbridge_dagster.identity.tables import tables_checksum
 
+        registered(dataset).require_reader()
         taints: list[str] = []
         output = self._accepted("source_files", (dataset,), taints)
         manifest = json.loads((output.folder / "source_files.json").read_text())
@@ -331,7 +337,7 @@ class Planner:
 
     def _training_corpus(self, corpus: str) -> list[Part]:
         taints: list[str] = []
-        inputs, left_out = self._effects_inputs("grouped", self.store.source_folders(), taints)
+        inputs, left_out = self._effects_inputs("grouped", self._corpus_datasets(), taints)
         if not inputs:
             raise WaitingError("no effects are there yet; materialize condition_effects first.")
         arguments = {"corpus": corpus, "seed": 13, "left_out": left_out, "unaccepted_inputs": sorted(set(taints))}

@@ -31,8 +31,11 @@ def harmonized_samples(context: dg.AssetExecutionContext, store: Store, compute:
 
     Single cells are filtered and summed to one sample a well, perturbagen and cell context. One file and checksum a stratum, so that
     one changed well makes one stratum stale and not all. Stale when a native file's content, the identity snapshot or the code of
-    this stage changes. The reconciliation says which rule dropped how many rows.
+    this stage changes. The reconciliation says which rule dropped how many rows. Of real data, the counts stand beside those that are
+    expected of the full source.
     """
+    from perturbridge_dagster.quality.expectations import compare_harmonized, comparison_table
+
     [output] = outputs = make(context, store, compute, config)
     planner = Planner(store)
     dataset = context.partition_key
@@ -47,4 +50,6 @@ def harmonized_samples(context: dg.AssetExecutionContext, store: Store, compute:
         "dagster/row_count": int(strata["n_samples"].sum()),
         "genes": int(strata["n_genes"].max()),
     }
+    if comparisons := compare_harmonized(dataset, output.folder):
+        metadata["expectations"] = table_metadata(comparison_table(comparisons), limit=len(comparisons))
     return result(outputs, metadata)

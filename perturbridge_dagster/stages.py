@@ -81,6 +81,7 @@ _STAGES = (
             Check("dose_time", True, "Doses and times are in bounds; controls have dose 0, treated samples a positive dose."),
             Check("controls", True, "Every cell context has vehicle controls; treated times without controls are named."),
             Check("counts", True, "Sample totals are positive and the reconciliation from source rows to samples adds up."),
+            Check("expectations", False, "Counts of the full source are those that the registry expects; the sample has no part in this."),
         ),
     ),
     Stage(

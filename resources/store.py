@@ -96,32 +96,34 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
     # ---- settings ------------------------------------------------------------------------------------------------------------
 
     def source_folders(self) -> dict[str, Path]:
-        """Dataset id → folder of its native files, from ``[sources]`` of ``settings.toml``.
+        """Dataset id → folder of its native files, from ``[sources]`` of ``settings.toml``, in the order of the registry.
 
         Raises
         ------
         InputError
             If the file cannot be read, or names an unknown dataset.
         """
-        from perturbridge_dagster.registry import datasets
+        from perturbridge_dagster.registry import dataset as registered
+        from perturbridge_dagster.registry import in_order
 
         file = self.root / SETTINGS
         try:
             values = tomllib.loads(file.read_text()) if file.is_file() else {}
         except tomllib.TOMLDecodeError as error:
             raise InputError(f"not valid TOML: {error}", file=file) from error
-        known = datasets()
         sources = values.get("sources", {})
         if not isinstance(sources, dict):
             raise InputError("sources is not a table", file=file, expected="[sources], with one line a dataset below it")
         folders = {}
         for dataset, folder in sources.items():
-            if dataset not in known:
-                raise InputError("unknown dataset in [sources]", file=file, column=dataset, expected=f"one of {', '.join(known)}")
+            try:
+                registered(dataset)
+            except InputError as error:
+                raise InputError("unknown dataset in [sources]", file=file, column=dataset, expected=error.expected) from error
             if not isinstance(folder, str):
                 raise InputError("is not a folder", file=file, column=dataset, expected='a path in quotes, as in "sample/sciplex"')
             folders[dataset] = self.root / Path(folder).expanduser()
-        return {dataset: folders[dataset] for dataset in known if dataset in folders}
+        return {dataset: folders[dataset] for dataset in in_order(folders)}
 
     def source_folder(self, dataset: str) -> Path:
         """Folder of a dataset's native files.

@@ -70,7 +70,7 @@ def source_files(folder: Path) -> Findings:
 
 
 def harmonized_samples(folder: Path) -> Findings:
-    """The six families of checks on a harmonized dataset."""
+    """The six families of checks on a harmonized dataset, and what the registry expects of the full source."""
     obs, var, strata, reconciliation = (
         read_parquet(folder / f"{name}.parquet", "harmonized_samples") for name in ("obs", "var", "strata", "reconciliation")
     )
@@ -110,6 +110,7 @@ def harmonized_samples(folder: Path) -> Findings:
         "counts": fields("counts")
         + validate(reconciliation, table_rules(RECONCILIATION), ["step", "rule"])
         + validate(_reconciled(reconciliation, obs, var), [_equal("the reconciliation adds up", "adds_up", True)], ["axis", "rule"]),
+        "expectations": _expectations(str(obs["dataset"].iloc[0]), folder),
     }
 
 
@@ -119,6 +120,21 @@ _CHEMISTRY_RULES = [
 ]
 _CONTROL_RULES = [_at_least("every treated time of a cell context has controls of that time", "n_controls", 1, severity="warning")]
 _PLATE_RULES = [_at_least("every plate has controls", "n_controls", 1, severity="warning")]
+
+
+def _expectations(dataset: str, folder: Path) -> list[Finding]:
+    """One finding a count that is compared; its rule is the comparison as a sentence."""
+    from perturbridge_dagster.quality.expectations import compare_harmonized, comparison_table
+
+    table = comparison_table(compare_harmonized(dataset, folder))
+    table["differs"] = table["verdict"] == "differs"
+    return [
+        finding
+        for row, words in enumerate(table["words"])
+        for finding in validate(
+            table.iloc[[row]], [_equal(words, "differs", False, "warning")], ["quantity", "stratum", "published", "expected", "observed"]
+        )
+    ]
 
 
 def _chemistry(treated: pd.DataFrame) -> pd.DataFrame:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perturbridge_dagster import registry
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.registry import SourceFile
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -28,7 +27,7 @@ def locate_files(dataset: str, folder: Path) -> dict[str, list[Path]]:
     Parameters
     ----------
     dataset
-        Dataset id of the registry.
+        Id of the registry: a dataset, or a benchmark.
     folder
         Where to look. Linked folders are followed; hidden files are not looked at, nor a compressed file beside its decompressed self.
 
@@ -41,13 +40,13 @@ def locate_files(dataset: str, folder: Path) -> dict[str, list[Path]]:
     InputError
         If the folder or a required file is absent.
     """
-    declared = registry.dataset(dataset)
+    declared = registry.source(dataset)
     if not folder.is_dir():
         raise InputError("there is no such folder.", dataset=dataset, file=folder, advice=declared.access.how)
     present = sorted(
         Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names if not name.startswith(".")
     )
-    located = {file.role: [path for path in present if _matches(path.relative_to(folder), file)] for file in declared.files}
+    located = {file.role: [path for path in present if file.matches(path.relative_to(folder))] for file in declared.files}
     for file in declared.files:
         if file.required and not located[file.role]:
             there = [str(path.relative_to(folder)) for path in present]
@@ -60,10 +59,6 @@ def locate_files(dataset: str, folder: Path) -> dict[str, list[Path]]:
                 advice=declared.access.how,
             )
     return {role: [path for path in paths if path.with_suffix("") not in paths] for role, paths in located.items()}
-
-
-def _matches(path: PurePath, file: SourceFile) -> bool:
-    return any(map(path.match, file.patterns)) and not any(map(path.match, file.excluded))
 
 
 def changed_files(folder: Path, recorded: pd.DataFrame) -> list[str]:
@@ -107,7 +102,7 @@ def harmonize(dataset: str, files: Path, *, identity: Identity | None = None, ne
     Raises
     ------
     InputError
-        If a file is missing or unreadable, or its content cannot be brought to the contract.
+        If the dataset has no reader, a file is missing or unreadable, or its content cannot be brought to the contract.
     """
     from perturbridge_dagster.identity import snapshot
     from perturbridge_dagster.sources.assemble import assemble
@@ -119,6 +114,6 @@ def harmonize(dataset: str, files: Path, *, identity: Identity | None = None, ne
             dataset=dataset,
             advice="Pass network=False; identity then comes from the snapshot, the same in every run.",
         )
-    reader = import_module(f"{__package__}.{declared.reader}")
+    reader = import_module(f"{__package__}.{declared.require_reader()}")
     native = reader.read(declared, locate_files(dataset, files))
     return assemble(declared, native, identity or snapshot.shipped())

@@ -89,13 +89,21 @@ def test_acceptance_by_earlier_rules_is_no_acceptance(store: Store, monkeypatch:
 def test_settings_name_the_folders_of_datasets_in_the_order_of_the_registry(store: Store):
     assert store.source_folders() == {}
     (store.root / SETTINGS).write_text('[sources]\nsciplex = "sample/sciplex"\nl1000_phase1 = "/data/lincs"\n')
-    assert store.source_folders() == {"l1000_phase1": Path("/data/lincs"), "sciplex": store.root / "sample" / "sciplex"}
+    folders = store.source_folders()
+    assert folders == {"l1000_phase1": Path("/data/lincs"), "sciplex": store.root / "sample" / "sciplex"}
+    assert list(folders) == ["l1000_phase1", "sciplex"]
+
+
+def test_a_release_that_has_no_entry_may_be_named(store: Store):
+    (store.root / SETTINGS).write_text('[sources]\nvcpi_0003 = "new"\nvcpi_0001 = "old"\n')
+    assert list(store.source_folders()) == ["vcpi_0001", "vcpi_0003"]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ('[sources]\nscplex = "x"\n', "scplex: unknown dataset.*sciplex"),
+        ('[sources]\nop3_benchmark = "x"\n', "op3_benchmark: unknown dataset"),
         ("[sources\n", "not valid TOML"),
         ('sources = "x"\n', "sources is not a table"),
         ("[sources]\nsciplex = 5\n", "column sciplex: is not a folder"),

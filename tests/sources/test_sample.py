@@ -9,11 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbridge_dagster import registry
-from perturbridge_dagster.sample import write_sample
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.sample import DATASETS, write_sample
 from perturbridge_dagster.sources import harmonize
-
-DATASETS = tuple(registry.datasets())
 
 pytestmark = pytest.mark.slow
 
@@ -83,3 +81,26 @@ def test_the_reconciliation_is_that_of_the_truth(harmonized: tuple[str, ad.AnnDa
         assert (of_axis["n_in"].to_numpy()[1:] == of_axis["n_out"].to_numpy()[:-1]).all()
     left = steps.groupby("axis")["n_out"].last()
     assert (left["samples"], left["genes"]) == samples.shape
+
+
+def test_a_release_that_has_no_entry_is_read_by_its_id(compendium: Path) -> None:
+    known, new = (harmonize(dataset, compendium / "vcpi_0001") for dataset in ("vcpi_0001", "vcpi_0003"))
+    assert set(new.obs["dataset"]) == {"vcpi_0003"}
+    assert list(new.obs_names) == list(known.obs_names)
+    assert (new.X != known.X).nnz == 0
+    assert set(new.obs["assay"]) == {"DRUG-seq"}
+
+
+def test_phase_2_of_l1000_is_read_as_phase_1(compendium: Path, tmp_path: Path) -> None:
+    for file in (compendium / "l1000_phase1").iterdir():
+        # the pert_info tables of both phases are read for both
+        name = file.name if "pert_info" in file.name else file.name.replace("GSE92742", "GSE70138")
+        (tmp_path / name).symlink_to(file)
+    known, new = harmonize("l1000_phase1", compendium / "l1000_phase1"), harmonize("l1000_phase2", tmp_path)
+    assert list(new.obs_names) == list(known.obs_names)
+    np.testing.assert_array_equal(new.X, known.X)
+
+
+def test_what_has_no_reader_says_so(compendium: Path) -> None:
+    with pytest.raises(InputError, match="tahoe: its native format cannot be read yet"):
+        harmonize("tahoe", compendium / "vcpi_0001")
