@@ -15,7 +15,7 @@ from importlib.resources import files
 from itertools import combinations
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, StringConstraints, field_validator
 
 from perturbridge_dagster.contract import HARMONIZED_OBS
 from perturbridge_dagster.errors import InputError
@@ -92,10 +92,30 @@ class Control(_Declared):
 
 
 class EffectsOptions(_Declared):
-    """Options of the effects stage: whether values are log intensities, and the fewest cells of a sample."""
+    """Options of the effects stage (``effects.estimate_effects`` says what each does).
+
+    Attributes
+    ----------
+    normalized
+        Whether values are log2 intensities rather than counts.
+    min_cells
+        Fewest cells of a sample that takes part.
+    gene_filter
+        Which genes are tested: ``"edgeR"``'s rule, or those ``"supported"`` by a share of the samples. Of no effect on normalized values.
+    standard_errors
+        ``"limma"``'s approximation under weights, or the ``"exact"`` ones.
+    times
+        Times in h whose samples take part; None for all.
+    without_controls
+        What becomes of treated samples at times without controls: ``"refuse"`` the stratum, or ``"fit"`` them without a contrast.
+    """
 
     normalized: bool
     min_cells: int = Field(ge=0)
+    gene_filter: Literal["edgeR", "supported"] = "edgeR"
+    standard_errors: Literal["limma", "exact"] = "limma"
+    times: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] | None = None
+    without_controls: Literal["refuse", "fit"] = "refuse"
 
 
 class Dataset(_Declared):
