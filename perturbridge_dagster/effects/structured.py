@@ -362,8 +362,24 @@ class NormalizedBlock(NamedTuple):
     unscaled: Array
 
 
-def _fit_normalized_block(values: NDArray[np.floating[Any]], design: Design, whole: UnweightedFit, contrasts: Contrasts) -> NormalizedBlock:
-    """Fit some genes (fitted samples × genes): those without missing values together, the others one by one."""
+def _unscaled(fit: UnweightedFit, contrasts: Contrasts) -> Array:
+    """Standard deviation of each contrast in units of the residual one, with weights of 1."""
+    variances = [covariances(fit, side, side) for side in (contrasts.treated, contrasts.control)]
+    if contrasts.exact:
+        shared = covariances(fit, contrasts.treated, contrasts.control)
+    else:
+        shared = contrasts.correlation * np.sqrt(variances[0] * variances[1])
+    unscaled: Array = np.sqrt(variances[0] + variances[1] - 2 * shared)
+    return unscaled
+
+
+def _fit_normalized_block(
+    values: NDArray[np.floating[Any]], design: Design, whole: UnweightedFit, contrasts: Contrasts, unscaled: Array
+) -> NormalizedBlock:
+    """Fit some genes (fitted samples × genes): those without missing values together, the others one by one.
+
+    `unscaled` is that of the whole fit, which is the same for every gene without missing values.
+    """
     n_samples, n_genes = values.shape
     shape = (n_genes, len(contrasts.treated))
     block = NormalizedBlock(*(np.empty(n_genes) for _ in range(3)), *(np.empty(shape) for _ in range(2)))
@@ -380,12 +396,7 @@ def _fit_normalized_block(values: NDArray[np.floating[Any]], design: Design, who
         _unweighted_fits(in_order, fit, mean, squares, coefficients)
         block.mean[genes], block.squares[genes], block.df_residual[genes] = mean, squares, len(samples) - fit.layout.rank
         block.log_fc[genes] = coefficients[:, contrasts.treated] - coefficients[:, contrasts.control]
-        variances = [covariances(fit, side, side) for side in (contrasts.treated, contrasts.control)]
-        if contrasts.exact:
-            shared = covariances(fit, contrasts.treated, contrasts.control)
-        else:
-            shared = contrasts.correlation * np.sqrt(variances[0] * variances[1])
-        block.unscaled[genes] = np.sqrt(variances[0] + variances[1] - 2 * shared)
+        block.unscaled[genes] = unscaled if fit is whole else _unscaled(fit, contrasts)
     return block
 
 
@@ -411,6 +422,7 @@ def fit_normalized(values: NDArray[np.floating[Any]], design: Design, *, standar
     """
     whole = unweighted_fit(design)
     contrasts = _contrasts(design, whole, standard_errors)
+    unscaled = _unscaled(whole, contrasts)
     tested = ~np.isnan(values).all(axis=0)
     if not tested.any():
         raise NotEstimableError("no gene has a value.")
@@ -422,7 +434,7 @@ def fit_normalized(values: NDArray[np.floating[Any]], design: Design, *, standar
 
         def fit_part(start: int) -> None:
             part = values[:, asked[start : start + _GENES_A_TASK]]
-            parts[start] = _fit_normalized_block(part, design, whole, contrasts)
+            parts[start] = _fit_normalized_block(part, design, whole, contrasts, unscaled)
 
         on_all_cores(fit_part, range(0, len(asked), _GENES_A_TASK))
         return NormalizedBlock(*(np.concatenate(field) for field in zip(*(parts[start] for start in sorted(parts)), strict=True)))
