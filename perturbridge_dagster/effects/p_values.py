@@ -19,8 +19,8 @@ Array = NDArray[np.float64]
 _SMALLEST_P = 1e-290
 """Below this the tail comes from its series; doubles end near 1e-308."""
 
-_MANY_ROWS = 2_000
-"""Rows from which polynomials pay: those of one column cost as much as some hundred P values computed one by one."""
+_MANY_ROWS = 400
+"""Rows from which polynomials pay: those of one column cost as much as up to 300 P values computed one by one."""
 
 _LEAST_DF = 10
 """Degrees of freedom from which the polynomials reach the last digits: log P has branch points at t = ±i√df."""
@@ -135,7 +135,7 @@ def log10_p_values(t: Array, df: Array) -> Array:
     """log10 of two-sided P values of t statistics, exact also where P itself is below the smallest double.
 
     The relative error of P stays below 1e-12 for |t| > 1e-5 and 4e-9 below, where P is 1 in all but name. It is up to 4e-9 too where P lies
-    below 1e-280 and df above 1e4 (measured up to 1e7). The columns of a table of 2,000 rows and more are computed by polynomials, several
+    below 1e-280 and df above 1e4 (measured up to 1e7). The columns of a table of 400 rows and more are computed by polynomials, several
     times as fast.
 
     Parameters
