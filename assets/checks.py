@@ -97,8 +97,8 @@ def _record(findings: "list[Finding]") -> dict[str, Any]:
     return {
         "passed": not failed,
         "rules": len(findings),
-        "failed": [finding.rule.words for finding in failed],
-        "warned": [finding.rule.words for finding in findings if not finding.passed and finding.rule.severity == "warning"],
+        "failed": [finding.said for finding in failed],
+        "warned": [finding.said for finding in findings if not finding.passed and finding.rule.severity == "warning"],
     }
 
 
@@ -117,7 +117,10 @@ def _result(asset: dg.AssetKey, check: str, blocking: bool, found: "list[tuple[O
             metadata["failing_rows"] = table_metadata(pd.concat(shown, ignore_index=True))
             quarantine = [output.folder / "quarantine" / f"{check}.parquet" for output, _ in failed]
             metadata["all_failing_rows"] = dg.MetadataValue.path(str(quarantine[0]))
-    words = "; ".join(dict.fromkeys(finding.rule.words for _, finding in failed))
+    if observed := [(output, finding) for output, findings in found for finding in findings if finding.passed and finding.note]:
+        rows = [{"output": " ".join(output.key), "rule": one.rule.words, "note": one.note} for output, one in observed]
+        metadata["observed"] = table_metadata(pd.DataFrame(rows))
+    words = "; ".join(dict.fromkeys(finding.said for _, finding in failed))
     stops = blocking and bool(errors)
     return dg.AssetCheckResult(
         asset_key=asset,

@@ -1,6 +1,6 @@
 """Effects: what each perturbagen does to each gene, by limma, with replicates grouped and with each replicate alone."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -15,6 +15,9 @@ from perturbridge_dagster.errors import PerturbridgeError
 from perturbridge_dagster.payloads.requests import failure_of, verified
 from resources.compute import Compute
 from resources.store import Output, Store
+
+if TYPE_CHECKING:
+    from perturbridge_dagster.effects.storage import StoredEffects
 
 
 class EffectsInputs(Inputs):
@@ -39,6 +42,26 @@ def _ahead(stage: str, store: Store, partition: str, config: EffectsInputs) -> l
         return []
     # what is there is adopted, and verified, by its own run; what failed is not tried again until its inputs or code change
     return [part for part in others if verified(part.request, deep=False) is None and failure_of(part.request) is None]
+
+
+def _fit(output: Output, stored: "StoredEffects") -> dict[str, Any]:
+    """What the fit of a stratum was: its shape, its genes, its engine, and how long it took."""
+    info = stored.info
+    used = info["gene_filter"]
+    return {
+        "stratum": output.key[-1],
+        "engine": info["engine"],
+        "samples": info["design"]["n_samples"],
+        "conditions": info["design"]["n_conditions"],
+        "plates": info["design"]["n_plates"],
+        "contrasts": len(stored.contrasts),
+        "not_estimable": int((~stored.contrasts["estimable"]).sum()),
+        "genes_given": info["n_genes_given"],
+        "genes_tested": len(stored.genes),
+        # normalized values are not filtered
+        "min_samples": used["min_samples"] if isinstance(used, dict) else None,
+        "seconds": output.done()["seconds"],
+    }
 
 
 def _metadata(outputs: list[Output]) -> dict[str, Any]:
@@ -69,6 +92,7 @@ def _metadata(outputs: list[Output]) -> dict[str, Any]:
         metadata[f"picture_p_values{label}"] = picture(output.folder / "figures" / "p_values.png")
     return metadata | {
         "strongest_contrasts": table_metadata(strongest, 15),
+        "fits": table_metadata(pd.DataFrame([_fit(output, stratum) for output, stratum in zip(outputs, stored, strict=True)])),
         "contrasts": len(contrasts),
         "genes": max(len(stratum.genes) for stratum in stored),
         "not_estimable": int((~contrasts["estimable"]).sum()),
@@ -83,7 +107,8 @@ def condition_effects(
     """Effect of each condition (perturbagen × dose × time) against its vehicle controls, replicates grouped: limma on the whole stratum.
 
     Counts go through edgeR's filter, TMM and voom; intensities straight into limma with a trend. Stale when the stratum's content,
-    the code of this stage, or the version of R, limma or edgeR changes; not when another stratum of the dataset changes.
+    the dataset's effects options in the registry, the code of this stage, or the version of R, limma or edgeR changes; not when another
+    stratum of the dataset changes.
 
     Grey in the graph because most combinations of dataset and cell context do not exist and so are never materialized; coverage
     shows the real ones.

@@ -282,7 +282,6 @@ class Planner:
             raise InputError(
                 f"no samples of cell context {cell_context}", dataset=dataset, expected=f"one of {', '.join(self.cell_contexts(dataset))}"
             )
-        options = registered(dataset).effects
         return [
             _part(
                 self.store,
@@ -292,9 +291,8 @@ class Planner:
                     "dataset": dataset,
                     "stratum": row["stratum"],
                     "replicates": mode,
-                    "normalized": options.normalized,
-                    "min_cells": options.min_cells,
-                    "engine": "limma",
+                    "engine": "structured",
+                    **registered(dataset).effects.model_dump(mode="json"),
                     "unaccepted_inputs": sorted(set(taints)),
                     **_inherited(samples),
                 },

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CONTRACT_VERSION = "1.0"
+CONTRACT_VERSION = "1.1"
 """Version of this contract. A change of the first number breaks readers; of the second adds nullable fields."""
 
 Type = Literal["string", "bool", "int32", "int64", "float32", "float64"]
@@ -254,6 +254,16 @@ CONTRASTS = Table(
         Field("n_treated", "int64", "Treated samples of the contrast.", unit="samples", minimum=1),
         Field("n_controls", "int64", "Control samples of the contrast.", unit="samples", minimum=1),
         Field("n_plates", "int64", "Plates that the treated samples lie on.", minimum=1),
+        Field("plates", "string", "Plates that the treated samples lie on, joined by semicolons.", nullable=True),
+        Field("control_plates", "string", "Plates that the control samples lie on, joined by semicolons.", nullable=True),
+        Field("component", "int32", "Connected component of conditions and plates that the condition lies in.", nullable=True, minimum=0),
+        Field("control_component", "int32", "Connected component that the control lies in.", nullable=True, minimum=0),
+        Field("treated_library_size", "float64", "Median library size of the treated samples.", unit="counts", nullable=True, minimum=0),
+        Field("control_library_size", "float64", "Median library size of the control samples.", unit="counts", nullable=True, minimum=0),
+        Field(
+            "df_residual", "float64", "Residual degrees of freedom of the fit for a gene without missing values.", nullable=True, minimum=0
+        ),
+        Field("processing_batch", "string", "Published batch, where a stratum was fitted in batches.", nullable=True),
         Field("estimable", "bool", "Whether condition and controls lie in one connected component of conditions and plates."),
         Field("n_significant", "int64", "Genes with adjusted P below 0.05 within the contrast.", unit="genes", minimum=0),
         Field("mean_abs_t", "float64", "Mean absolute moderated t over genes.", nullable=True, minimum=0),
@@ -272,7 +282,28 @@ GENES = Table(
         Field("s2_post", "float64", "Moderated residual variance.", unit="log2²", nullable=True, minimum=0),
         Field("df_residual", "float64", "Residual degrees of freedom.", nullable=True, minimum=0),
         Field("df_total", "float64", "Degrees of freedom of the moderated t.", nullable=True, minimum=0),
+        Field(
+            "t_975",
+            "float64",
+            "97.5 % quantile of t with df_total: a 95 % confidence interval reaches that many standard errors each way.",
+            nullable=True,
+            minimum=0,
+        ),
         Field("support", "int64", "Samples at or above the filter's cut-off; null without a filter.", nullable=True, minimum=0),
+    ),
+)
+
+GENE_FILTER = Table(
+    "gene_filter",
+    "One gene that a stratum was given: what the filter saw of it, and whether it was tested.",
+    (
+        Field("ensembl_id", "string", "Ensembl gene id.", unique=True),
+        Field("symbol", "string", "Gene symbol.", nullable=True),
+        Field(
+            "total_count", "int64", "Counts over the fitted samples; null for normalized values.", unit="counts", nullable=True, minimum=0
+        ),
+        Field("support", "int64", "Samples at or above the filter's cut-off; null for normalized values.", nullable=True, minimum=0),
+        Field("kept", "bool", "Whether the gene was tested."),
     ),
 )
 
@@ -615,6 +646,7 @@ TABLES = (
     RECONCILIATION,
     CONTRASTS,
     GENES,
+    GENE_FILTER,
     EFFECTS,
     EFFECTS_PROFILE,
     MATCHED_CONDITIONS,

@@ -58,6 +58,8 @@ class InputError(PerturbridgeError):
             more = f" and {len(self.rows) - 5:,} more" if len(self.rows) > 5 else ""
             where.append(f"rows {', '.join(self.rows[:5])}{more}")
         text = f"{'; '.join(where)}: {problem}" if where else problem
+        if (expected or advice) and not text.endswith((".", "?", "!")):
+            text += "."
         if expected:
             text += f" Expected: {expected}."
         if advice:

@@ -87,19 +87,21 @@ _STAGES = (
     Stage(
         "condition_effects",
         "effects/condition",
-        "1",
+        "2",
         (
-            Check("values", True, "log fold changes are finite, P values lie in [0, 1], and tables agree in size."),
+            Check("values", True, "log fold changes are finite, P values lie in [0, 1], and tables agree in size and in genes."),
             Check("estimable", False, "Contrasts whose condition shares no chain of plates with its controls are named."),
+            Check("gene_support", False, "The gene filter asks for two samples or more; says how many tested genes have little support."),
         ),
     ),
     Stage(
         "replicate_effects",
         "effects/replicate",
-        "1",
+        "2",
         (
-            Check("values", True, "log fold changes are finite, P values lie in [0, 1], and tables agree in size."),
+            Check("values", True, "log fold changes are finite, P values lie in [0, 1], and tables agree in size and in genes."),
             Check("estimable", False, "Contrasts whose replicate shares no chain of plates with its controls are named."),
+            Check("gene_support", False, "The gene filter asks for two samples or more; says how many tested genes have little support."),
         ),
     ),
     Stage(

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perturbridge_dagster.contract import CONTRASTS, GENES
 from perturbridge_dagster.written import written_whole
 from resources.store import Key, Output
 
 if TYPE_CHECKING:
+    import duckdb
     import pandas as pd
 
 _TABLES = {
@@ -22,9 +24,11 @@ _TABLES = {
     "reconciliation": ("harmonized_samples", "reconciliation.parquet"),
     "condition_contrasts": ("condition_effects", "contrasts.parquet"),
     "condition_genes": ("condition_effects", "genes.parquet"),
+    "condition_gene_filter": ("condition_effects", "gene_filter.parquet"),
     "condition_tiles": ("condition_effects", "effects.parquet"),
     "replicate_contrasts": ("replicate_effects", "contrasts.parquet"),
     "replicate_genes": ("replicate_effects", "genes.parquet"),
+    "replicate_gene_filter": ("replicate_effects", "gene_filter.parquet"),
     "replicate_tiles": ("replicate_effects", "effects.parquet"),
     "matched_conditions": ("matched_conditions", "matched.parquet"),
     "agreement_conditions": ("cross_dataset_agreement", "conditions.parquet"),
@@ -36,6 +40,14 @@ _TABLES = {
     "evaluation": ("compound_embeddings", "evaluation.parquet"),
 }
 """View → stage and file."""
+
+_SINCE_1_1 = "gene_filter.parquet"
+"""File that outputs of contract 1.0 lack."""
+
+_SQL_TYPES = {"string": "VARCHAR", "bool": "BOOLEAN", "int32": "INTEGER", "int64": "BIGINT", "float32": "FLOAT", "float64": "DOUBLE"}
+
+_COLUMNS = {"contrasts.parquet": CONTRASTS, "genes.parquet": GENES}
+"""File → its table. Columns that came after contract 1.0 are null where no output has them, so that queries need not know."""
 
 EXAMPLES = {
     "What a compound does, strongest genes first": (
@@ -75,24 +87,28 @@ def build_catalog(file: Path, outputs: Sequence[Output], states: Mapping[Key, st
     import duckdb
     import pandas as pd
 
+    files = {
+        view: [(output.folder / name, output.key) for output in outputs if output.stage == stage and _has(output, name)]
+        for view, (stage, name) in _TABLES.items()
+    }
+    made = [view for view, found in files.items() if found]
     with written_whole(file) as aside, duckdb.connect(str(aside)) as connection:
-        made = set()
-        keys = []
-        for view, (stage, name) in _TABLES.items():
-            of_stage = [output for output in outputs if output.stage == stage]
-            if not of_stage:
-                continue
-            files = ", ".join(_quoted(output.folder / name) for output in of_stage)
-            keyed = ", filename = true" if stage.endswith("_effects") else ""
-            connection.execute(f"CREATE VIEW {view} AS SELECT * FROM read_parquet([{files}], union_by_name = true{keyed})")
-            keys += [(str(output.folder / name), *output.key[:2]) for output in of_stage if keyed]
-            made.add(view)
+        keys = [(str(path), *key[:2]) for view in made if _of_effects(view) for path, key in files[view]]
         connection.register("keys", pd.DataFrame(keys, columns=["filename", "dataset", "stratum"]))
         connection.execute("CREATE TABLE effect_files AS SELECT * FROM keys")
+        for view in made:
+            listed_files = ", ".join(_quoted(path) for path, _ in files[view])
+            keyed = ", filename = true" if _of_effects(view) else ""
+            relation = f"read_parquet([{listed_files}], union_by_name = true{keyed})"
+            if view.endswith("_gene_filter"):
+                query = f"SELECT f.dataset, f.stratum, g.* EXCLUDE (filename) FROM {relation} g JOIN effect_files f USING (filename)"
+            else:
+                query = f"SELECT *{_absent_columns(connection, relation, _TABLES[view][1])} FROM {relation}"
+            connection.execute(f"CREATE VIEW {view} AS {query}")
         for kind in ("condition", "replicate"):
             if f"{kind}_tiles" in made:
                 connection.execute(_effects_view(kind))
-                made.add(f"{kind}_effects")
+                made.append(f"{kind}_effects")
         listed = [(output.stage, " ".join(output.key), states[output.stage, *output.key], str(output.folder)) for output in outputs]
         connection.register("listed", pd.DataFrame(listed, columns=["stage", "key", "state", "folder"]))
         connection.execute("CREATE TABLE outputs AS SELECT * FROM listed")
@@ -100,18 +116,40 @@ def build_catalog(file: Path, outputs: Sequence[Output], states: Mapping[Key, st
     return pd.DataFrame(counts, columns=["view", "rows"])
 
 
+def _has(output: Output, name: str) -> bool:
+    """Whether an output is to have a file; one that should and does not is an error of its reader."""
+    return name != _SINCE_1_1 or (output.folder / name).exists()
+
+
+def _of_effects(view: str) -> bool:
+    """Whether rows of a view belong to a stratum that only their file tells."""
+    return _TABLES[view][0].endswith("_effects")
+
+
+def _absent_columns(connection: duckdb.DuckDBPyConnection, relation: str, name: str) -> str:
+    """Columns of the contract that no file has, as nulls to select."""
+    if name not in _COLUMNS:
+        return ""
+    present = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
+    return "".join(f", NULL::{_SQL_TYPES[field.type]} AS {field.name}" for field in _COLUMNS[name] if field.name not in present)
+
+
 def _quoted(path: object) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
 def _effects_view(kind: str) -> str:
-    """Effects with the names of contrasts and genes beside the numbers; P values come back from their logarithms."""
+    """Effects with the names of contrasts and genes beside the numbers.
+
+    P values come back from their logarithms, and the standard error and the 95 % confidence interval from logFC and t.
+    """
     return f"""
         CREATE VIEW {kind}_effects AS
         SELECT c.dataset, c.stratum, c.cell_type, c.perturbagen, c.pubchem_cid, c.pert_dose_uM, c.pert_time_h, c.sample_id, c.estimable,
                g.ensembl_id, g.symbol, e.logFC, e.t, pow(10, e.log10_p) AS p,
                pow(10, e.log10_adj_p_within) AS adj_p_within, pow(10, e.log10_adj_p_across) AS adj_p_across,
-               g.AveExpr, e.logFC / nullif(e.t, 0) AS standard_error
+               g.AveExpr, e.logFC / nullif(e.t, 0) AS standard_error,
+               e.logFC - g.t_975 * standard_error AS ci_low, e.logFC + g.t_975 * standard_error AS ci_high
         FROM {kind}_tiles e
         JOIN effect_files f ON f.filename = e.filename
         JOIN {kind}_contrasts c ON c.dataset = f.dataset AND c.stratum = f.stratum AND c.contrast = e.contrast

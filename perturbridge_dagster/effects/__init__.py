@@ -1,8 +1,11 @@
 """Differential effects: from the harmonized samples of a stratum to a table of contrasts × genes.
 
-``strata.py`` cuts a dataset into strata; ``design.py`` says which conditions, plates and contrasts a stratum has; an engine fits
-them (``limma.py``, over ``r.py``); ``p_values.py`` and ``table.py`` make the result; ``storage.py`` writes and reads it;
-``figures.py`` draws it; ``estimate.py`` is the whole walk. Belongs in this package: the statistics of effects. Does not belong
+``strata.py`` cuts a dataset into strata; ``design.py`` says which conditions, plates and contrasts a stratum has; ``filter.py`` and
+``normalize.py`` prepare counts; an engine fits them (``structured.py`` on ``solver.py`` and ``moderate.py``, or ``limma.py``; both over
+``r.py``); ``p_values.py`` and ``table.py`` make the result, ``streaming.py`` in bounded memory; ``storage.py`` writes and reads it;
+``figures.py`` draws it; ``batches.py`` is the published cut; ``estimate.py`` is the whole walk.
+
+Belongs in this package: the statistics of effects. Does not belong
 here: reading sources (``sources/``) or comparing effects (``agreement/``).
 
 Names below load on first use, so importing this package loads neither anndata nor R.

@@ -11,18 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perturbridge_dagster.effects.design import Design
+from perturbridge_dagster.effects.filter import GeneFilter
+from perturbridge_dagster.effects.moderate import spread, tally
 from perturbridge_dagster.effects.r import call_r, r_versions
 from perturbridge_dagster.effects.table import ModeratedFit
 
 
-def _spread(values: NDArray[np.float64]) -> dict[str, float | int | None]:
-    """Smallest, middle and largest finite value, and how many are infinite."""
-    finite = values[np.isfinite(values)]
-    marks = np.quantile(finite, (0, 0.5, 1)).tolist() if len(finite) else [None] * 3
-    return dict(zip(("minimum", "median", "maximum"), marks, strict=True)) | {"n_infinite": int(np.isinf(values).sum())}
-
-
-def fit_limma(values: NDArray[np.float64], design: Design, *, normalized: bool) -> ModeratedFit:
+def fit_limma(values: NDArray[np.float64], design: Design, *, normalized: bool, gene_filter: GeneFilter | None = None) -> ModeratedFit:
     """Fit a stratum with limma: filterByExpr, TMM, voom and lmFit for counts, lmFit alone for normalized values; robust eBayes.
 
     Standard errors of contrasts are limma's approximation under weights, which depends on the reference plate.
@@ -35,6 +30,8 @@ def fit_limma(values: NDArray[np.float64], design: Design, *, normalized: bool) 
         The design of the fitted samples.
     normalized
         Which of the two.
+    gene_filter
+        Genes of counts to keep; None for filterByExpr.
 
     Raises
     ------
@@ -51,30 +48,37 @@ def fit_limma(values: NDArray[np.float64], design: Design, *, normalized: bool) 
             "treated": design.contrasts["treated"].to_numpy() + 1,
             "control": design.contrasts["control"].to_numpy() + 1,
             "normalized": normalized,
+            "keep": np.empty(0, dtype=bool) if gene_filter is None else gene_filter.kept,
         },
     )
+    if gene_filter is None and not normalized:
+        gene_filter = GeneFilter(
+            kept=answer["keep"],
+            support=answer["support"].astype(np.int64),
+            total_count=answer["total_count"].astype(np.int64),
+            min_samples=float(answer["min_samples"][0]),
+            cut_off_cpm=float(answer["cut_off_cpm"][0]),
+        )
     shape = (len(design.contrasts), int(answer["keep"].sum()))
-    warnings, counts = np.unique(answer["warnings"], return_counts=True)
-    info = {
-        "engine": "limma",
-        "versions": r_versions(),
-        "df_prior": _spread(answer["df.prior"]),
-        "s2_prior": _spread(answer["s2.prior"]),
-        "norm_factors": answer["norm_factors"].tolist(),
-        "lib_sizes": answer["lib_sizes"].tolist(),
-        "r_warnings": {str(text): int(count) for text, count in zip(warnings, counts, strict=True)},
-    }
+    log_fc, unscaled, log_odds = (answer[name].reshape(shape) for name in ("coefficients", "stdev.unscaled", "lods"))
     return ModeratedFit(
-        logFC=answer["coefficients"].reshape(shape),
-        stdev_unscaled=answer["stdev.unscaled"].reshape(shape),
-        t=answer["t"].reshape(shape),
-        B=answer["lods"].reshape(shape),
         AveExpr=answer["Amean"],
         sigma=answer["sigma"],
         s2_post=answer["s2.post"],
         df_residual=answer["df.residual"],
         df_total=answer["df.total"],
-        support=None if normalized else answer["support"],
         tested=answer["keep"],
-        info=info,
+        effects=lambda genes: (log_fc[:, genes], unscaled[:, genes]),
+        log_odds=lambda t, unscaled: log_odds,
+        gene_filter=gene_filter,
+        library_sizes=None if normalized else answer["lib_sizes"],
+        info={
+            "engine": "limma",
+            "versions": r_versions(),
+            "df_prior": spread(answer["df.prior"]),
+            "s2_prior": spread(answer["s2.prior"]),
+            "norm_factors": answer["norm_factors"].tolist(),
+            "lib_sizes": answer["lib_sizes"].tolist(),
+            "r_warnings": tally(answer["warnings"]),
+        },
     )

@@ -8,8 +8,7 @@ what the numbers mean (``table.py``, ``contract.py``).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbridge_dagster.contract import CONTRASTS, EFFECTS, EFFECTS_PROFILE, GENES, PROFILE_QUANTILES
+from perturbridge_dagster.contract import CONTRASTS, EFFECTS, EFFECTS_PROFILE, GENE_FILTER, GENES, PROFILE_QUANTILES
+from perturbridge_dagster.effects.streaming import GENES_AT_A_TIME, LAYERS, MEMORY, EffectStream, Tiles
 from perturbridge_dagster.errors import IncompatibleFileError, InputError
 from perturbridge_dagster.written import (
     STAMP_KEY,
@@ -39,36 +39,14 @@ if TYPE_CHECKING:
 STAGES = ("condition_effects", "replicate_effects")
 """Stages that write effects."""
 
-TILE = (1_500, 500)
+TILE = (1_500, GENES_AT_A_TIME)
 """Contrasts × genes of a tile. Tiles at the end are smaller."""
 
-LAYERS = tuple(name for name in EFFECTS.names if name not in ("contrast", "gene"))
-"""Stored layers, the value columns of ``contract.EFFECTS``."""
+_REPEATED = ("contrast", "gene", "log10_adj_p_across")
+"""Columns of few distinct values, stored as a dictionary: adjusting ties neighbours, and those across a stratum lie anywhere in a tile."""
 
-
-@dataclass(frozen=True)
-class _Tiles:
-    """How contrasts × genes are cut into row groups: by rows of tiles, each from left to right."""
-
-    n_contrasts: int
-    n_genes: int
-    contrasts: int
-    genes: int
-
-    @property
-    def per_row(self) -> int:
-        """Tiles side by side."""
-        return -(-self.n_genes // self.genes)
-
-    def __iter__(self) -> Iterator[tuple[slice, slice]]:
-        """Contrasts and genes of each tile, in file order."""
-        for first in range(0, self.n_contrasts, self.contrasts):
-            for left in range(0, self.n_genes, self.genes):
-                yield (
-                    slice(first, min(first + self.contrasts, self.n_contrasts)),
-                    slice(left, min(left + self.genes, self.n_genes)),
-                )
-
+_SAMPLED_VALUES = 2**22
+"""Values of a layer, at least one contrast, from which quantiles of the profile are taken."""
 
 _TILES_KEY = b"perturbridge_tiles"
 
@@ -80,37 +58,69 @@ def _tile_batch(layers: Mapping[str, NDArray[np.float32]], rows: slice, columns:
     contrast, gene = np.meshgrid(
         np.arange(rows.start, rows.stop, dtype=np.int32), np.arange(columns.start, columns.stop, dtype=np.int32), indexing="ij"
     )
-    values = (pa.array(np.ascontiguousarray(layers[name][rows, columns]).ravel(), from_pandas=True) for name in LAYERS)
+    values = (pa.array(layers[name].ravel(), from_pandas=True) for name in LAYERS)
     return pa.RecordBatch.from_arrays([pa.array(contrast.ravel()), pa.array(gene.ravel()), *values], schema=schema)
 
 
-def _profile(layers: Mapping[str, NDArray[np.float32]]) -> pd.DataFrame:
-    """One row a layer (``EFFECTS_PROFILE``)."""
-    rows = []
-    for name in LAYERS:
-        values = layers[name][~np.isnan(layers[name])]
-        finite = values[np.isfinite(values)].astype(np.float64)
-        marks = np.quantile(finite, (0, *PROFILE_QUANTILES, 1)) if len(finite) else [None] * (len(PROFILE_QUANTILES) + 2)
-        rows.append([name, layers[name].size, layers[name].size - len(values), len(values) - len(finite), *marks])
-    return pd.DataFrame(rows, columns=EFFECTS_PROFILE.names)
+class _Profile:
+    """Summary of each layer (``EFFECTS_PROFILE``), gathered tile by tile.
+
+    Counts and extremes are of all values. Quantiles are too in a table of up to :data:`_SAMPLED_VALUES`, and of evenly spaced contrasts
+    in a larger one.
+    """
+
+    def __init__(self, n_contrasts: int, n_genes: int) -> None:
+        n_sampled = min(n_contrasts, max(1, _SAMPLED_VALUES // max(n_genes, 1)))
+        self._sampled = np.unique(np.linspace(0, n_contrasts - 1, n_sampled).astype(np.intp))
+        self._samples = {name: np.empty((len(self._sampled), n_genes), dtype=np.float32) for name in LAYERS}
+        self._counts = {name: np.zeros(3, dtype=np.int64) for name in LAYERS}
+        self._extremes = dict.fromkeys(LAYERS, (np.inf, -np.inf))
+
+    def add(self, rows: slice, columns: slice, layers: Mapping[str, NDArray[np.float32]]) -> None:
+        """Add a tile."""
+        chosen = slice(*np.searchsorted(self._sampled, [rows.start, rows.stop]))
+        for name, values in layers.items():
+            self._samples[name][chosen, columns] = values[self._sampled[chosen] - rows.start]
+            missing, infinite = np.isnan(values), np.isinf(values)
+            self._counts[name] += values.size, missing.sum(), infinite.sum()
+            finite = ~(missing | infinite)
+            lowest, highest = self._extremes[name]
+            self._extremes[name] = (
+                min(lowest, float(np.min(values, where=finite, initial=np.inf))),
+                max(highest, float(np.max(values, where=finite, initial=-np.inf))),
+            )
+
+    def frame(self) -> pd.DataFrame:
+        """One row a layer."""
+        rows = []
+        for name in LAYERS:
+            finite = self._samples[name][np.isfinite(self._samples[name])].astype(np.float64)
+            quantiles = np.quantile(finite, PROFILE_QUANTILES) if len(finite) else [None] * len(PROFILE_QUANTILES)
+            lowest, highest = self._extremes[name] if self._counts[name][0] > self._counts[name][1:].sum() else (None, None)
+            rows.append([name, *self._counts[name], lowest, *quantiles, highest])
+        return pd.DataFrame(rows, columns=EFFECTS_PROFILE.names)
 
 
-def write_effects(table: EffectTable, folder: Path, stamp: Stamp, *, tile: tuple[int, int] = TILE) -> None:
-    """Write the effects of one stratum into a folder.
+def write_effects(table: EffectTable, folder: Path, stamp: Stamp, *, tile: tuple[int, int] = TILE, memory: int = MEMORY) -> None:
+    """Write the effects of one stratum into a folder, in bounded memory.
 
-    ``effects.parquet`` (``contract.EFFECTS``), ``contrasts.parquet``, ``genes.parquet``, ``profile.parquet`` (``EFFECTS_PROFILE``: one row
-    a layer with columns layer, count, nulls, infinite, minimum, q01, q05, q25, q50, q75, q95, q99, maximum) and ``info.json``.
+    ``effects.parquet`` (``contract.EFFECTS``), ``contrasts.parquet``, ``genes.parquet``, ``gene_filter.parquet``, ``profile.parquet``
+    (``EFFECTS_PROFILE``: one row a layer with columns layer, count, nulls, infinite, minimum, q01, q05, q25, q50, q75, q95, q99, maximum;
+    in a table of more than 4 million values the quantiles are those of evenly spaced contrasts) and ``info.json``.
 
     Parameters
     ----------
     table
         The effects.
     folder
-        Made where absent. Each file appears whole; readers refuse a folder whose files were not written together.
+        Made where absent. Each file appears whole; readers refuse a folder whose files were not written together. While effects are
+        written, about 40 bytes a contrast × gene more are needed there.
     stamp
         Its stage is ``condition_effects`` or ``replicate_effects``.
     tile
         Contrasts × genes of a row group; readers find it in the file.
+    memory
+        What streaming may take (``streaming.EffectStream``). No value depends on it. Unit: bytes.
 
     Raises
     ------
@@ -120,20 +130,23 @@ def write_effects(table: EffectTable, folder: Path, stamp: Stamp, *, tile: tuple
     import pyarrow.parquet as pq
 
     require_compatible(stamp, folder, STAGES)
-    wide = table.layers | table.log10_layers
-    layers = {name: wide[name].astype(np.float32) for name in LAYERS}
-    tiles = _Tiles(len(table.contrasts), len(table.genes), *tile)
+    folder.mkdir(parents=True, exist_ok=True)
+    tiles = Tiles(len(table.contrasts), len(table.genes), *tile)
+    profile = _Profile(tiles.n_contrasts, tiles.n_genes)
     schema = stamped_schema(EFFECTS.arrow_schema(), stamp)
     schema = schema.with_metadata({**schema.metadata, _TILES_KEY: json.dumps(vars(tiles)).encode()})
     with (
+        EffectStream(table, tiles, folder, memory) as stream,
         written_whole(folder / "effects.parquet") as aside,
-        pq.ParquetWriter(aside, schema, compression="zstd", use_dictionary=["contrast", "gene"]) as writer,
+        pq.ParquetWriter(aside, schema, compression="zstd", use_dictionary=list(_REPEATED)) as writer,
     ):
-        for rows, columns in tiles:
+        for rows, columns, layers in stream:
             writer.write_batch(_tile_batch(layers, rows, columns, schema), row_group_size=tiles.contrasts * tiles.genes)
-    write_parquet(folder / "contrasts.parquet", table.contrasts, CONTRASTS, stamp)
+            profile.add(rows, columns, layers)
+    write_parquet(folder / "contrasts.parquet", stream.contrasts, CONTRASTS, stamp)
     write_parquet(folder / "genes.parquet", table.genes, GENES, stamp)
-    write_parquet(folder / "profile.parquet", _profile(layers), EFFECTS_PROFILE, stamp)
+    write_parquet(folder / "gene_filter.parquet", table.filtered_genes, GENE_FILTER, stamp)
+    write_parquet(folder / "profile.parquet", profile.frame(), EFFECTS_PROFILE, stamp)
     write_json(folder / "info.json", {STAMP_KEY: json.loads(stamp.to_json()), "info": table.info})
 
 
@@ -151,6 +164,12 @@ def _positions(asked: NDArray[Any] | None, n: int, what: str) -> NDArray[np.intp
     return positions
 
 
+def _require_present(folder: Path, files: Iterable[Path]) -> None:
+    absent = [str(file) for file in files if not file.is_file()]
+    if absent:
+        raise InputError("no complete effects lie here", file=folder, expected=", ".join(absent), advice="Rematerialize the effects.")
+
+
 class StoredEffects:
     """The effects of one stratum on disk; see :func:`open_effects`.
 
@@ -161,7 +180,8 @@ class StoredEffects:
     stamp
         What the files say of themselves.
     contrasts, genes
-        The tables of ``contract.CONTRASTS`` and ``contract.GENES``; row positions are those that ``dense`` takes.
+        The tables of ``contract.CONTRASTS`` and ``contract.GENES``; row positions are those that ``dense`` takes. Files of contract 1.0
+        lack the columns that came later.
     info
         Design, level orders, engine, versions, hyper-parameters, what was dropped.
     """
@@ -170,11 +190,12 @@ class StoredEffects:
         import pyarrow.parquet as pq
 
         files = {name: folder / f"{name}.parquet" for name in ("effects", "contrasts", "genes")}
-        absent = [str(file) for file in files.values() if not file.is_file()]
-        if absent:
-            raise InputError("no complete effects lie here", file=folder, expected=", ".join(absent), advice="Rematerialize the effects.")
+        _require_present(folder, files.values())
         self.folder = folder
         self.stamp = require_compatible(read_stamp(files["effects"]), files["effects"], STAGES)
+        if self.stamp.contract_version != "1.0":
+            files["gene_filter"] = folder / "gene_filter.parquet"
+            _require_present(folder, files.values())
         self.contrasts = read_parquet(files["contrasts"], STAGES)
         self.genes = read_parquet(files["genes"], STAGES)
         written = json.loads((folder / "info.json").read_text())
@@ -184,7 +205,12 @@ class StoredEffects:
         if others:
             raise IncompatibleFileError(f"{folder}: {', '.join(others)} was not written together with effects. Rematerialize the effects.")
         self._file = files["effects"]
-        self._tiles = _Tiles(**json.loads(pq.read_schema(self._file).metadata[_TILES_KEY]))
+        self._tiles = Tiles(**json.loads(pq.read_schema(self._file).metadata[_TILES_KEY]))
+
+    @property
+    def gene_filter(self) -> pd.DataFrame | None:
+        """What the filter saw of each gene given (``contract.GENE_FILTER``); None in files of contract 1.0, which do not say."""
+        return None if self.stamp.contract_version == "1.0" else read_parquet(self.folder / "gene_filter.parquet", STAGES)
 
     @property
     def profile(self) -> pd.DataFrame:

@@ -133,6 +133,9 @@ def harmonized_samples(request: Request, folder: Path) -> None:
 
 # ---- effects -----------------------------------------------------------------------------------------------------------------
 
+EFFECTS_OPTIONS = ("replicates", "normalized", "min_cells", "engine", "gene_filter", "standard_errors", "times", "without_controls")
+"""Arguments of a request that are options of ``estimate_effects``; one that a request does not name has its default."""
+
 
 def effects(request: Request, folder: Path) -> None:
     """Estimate the effects of a stratum and write them (``effects/storage.py`` says which files)."""
@@ -152,8 +155,7 @@ def effects(request: Request, folder: Path) -> None:
             file=file,
             advice="Rematerialize harmonized_samples.",
         )
-    options = {name: arguments[name] for name in ("replicates", "normalized", "min_cells", "engine")}
-    table = estimate_effects(samples, **options)
+    table = estimate_effects(samples, **{name: arguments[name] for name in EFFECTS_OPTIONS if name in arguments})
     write_effects(table, folder, _stamp(request, [read_stamp(file)]))
     stored = open_effects(folder)
     _write_figure(folder, "p_values.png", p_value_histogram(stored))

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perturbridge_dagster.contract import (
     AGREEMENT_CONDITIONS,
     EVALUATION,
+    GENE_FILTER,
     HARMONIZED_OBS,
     HARMONIZED_VAR,
     MATCHED_CONDITIONS,
@@ -29,10 +31,15 @@ from perturbridge_dagster.written import read_parquet
 if TYPE_CHECKING:
     import pandas as pd
 
+    from perturbridge_dagster.effects.storage import StoredEffects
+
 Findings = dict[str, list[Finding]]
 
 MINIMUM_CID_SHARE = 0.5
 """Share of treated samples with a PubChem id below which identity resolution has gone wrong rather than met unknown compounds."""
+
+LITTLE_SUPPORT = 0.02
+"""Share of samples at or above the filter's cut-off below which a tested gene has little support: in whole strata, noise mostly."""
 
 
 def _equal(words: str, column: str, value: Any, severity: Any = "error") -> Rule:
@@ -186,11 +193,62 @@ def effects(folder: Path) -> Findings:
     finite = [_equal("values that are not null are finite", "infinite", 0)]
     values += validate(profile, finite, ["layer", "infinite"])
     values += validate(stored.contrasts, [_not_empty("there is at least one contrast")], [])
-    estimable = [_equal("the contrast is estimable", "estimable", True, "warning")]
-    return {
-        "values": values,
-        "estimable": validate(stored.contrasts, estimable, ["perturbagen", "pert_dose_uM", "pert_time_h", "plate"]),
-    }
+    if stored.stamp.contract_version != "1.0":  # which knew no such table
+        values += _filtered_genes(stored, read_parquet(folder / "gene_filter.parquet", STAGES))
+    return {"values": values, "estimable": _estimable(stored), "gene_support": [_gene_support(stored)]}
+
+
+def _filtered_genes(stored: StoredEffects, given: pd.DataFrame) -> list[Finding]:
+    """Whether the genes that the filter kept are those that were tested."""
+    both = given[["ensembl_id", "kept", "support"]].merge(
+        stored.genes[["ensembl_id", "support"]], on="ensembl_id", how="outer", suffixes=("", "_tested"), indicator="tables"
+    )
+    tested = both["tables"] != "left_only"
+    same_support = (both["support"] == both["support_tested"]).fillna(False) | (both["support"].isna() & both["support_tested"].isna())
+    both["agrees"] = (both["kept"].eq(True) == tested) & (~tested | same_support)
+    agree = _equal("the genes that were tested are those that the filter kept, with the same support", "agrees", True)
+    key = ["ensembl_id", "kept", "support", "support_tested"]
+    return validate(given, table_rules(GENE_FILTER), ["ensembl_id", "symbol"]) + validate(both, [agree], key)
+
+
+def _estimable(stored: StoredEffects) -> list[Finding]:
+    """Contrasts that cannot be estimated, with the plates of the components in which condition and controls lie."""
+    contrasts = stored.contrasts
+    plates = {number: _shortened(names) for number, names in enumerate(stored.info["design"].get("components", []))}
+    for side in ("component", "control_component"):
+        if side in contrasts:
+            contrasts = contrasts.assign(**{f"{side}_plates": contrasts[side].map(plates)})
+    key = ["contrast", "perturbagen", "pert_dose_uM", "pert_time_h", "sample_id", "plates", "control", "control_plates"]
+    rule = _equal("the contrast is estimable", "estimable", True, "warning")
+    findings = validate(contrasts, [rule], [*key, "component_plates", "control_component_plates"])
+    words = "condition and controls share no chain of plates in {:,} of {:,} contrasts"
+    return [finding if finding.passed else replace(finding, note=words.format(finding.n_failing, len(contrasts))) for finding in findings]
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """Names joined; of many, the first ten."""
+    return "; ".join(names[:10]) + (f" and {len(names) - 10:,} more" if len(names) > 10 else "")
+
+
+def _gene_support(stored: StoredEffects) -> Finding:
+    """Whether the gene filter asked for more than one sample, and how many tested genes have little support."""
+    import pandas as pd
+
+    # the leverage it comes from is computed, so that two samples may be a little less than 2
+    rule = _at_least("the gene filter asks for at least 2 samples", "min_samples", 2 - 1e-6, severity="warning")
+    used = stored.info.get("gene_filter")
+    if stored.info["normalized"] or not isinstance(used, dict) or used["min_samples"] is None:
+        note = "normalized values are not filtered" if stored.info["normalized"] else "these effects do not say what the filter asked for"
+        return Finding(rule, True, 0, pd.DataFrame(), note)
+    n_samples = stored.info["design"]["n_samples"]
+    n_weak = int((stored.genes["support"] / n_samples < LITTLE_SUPPORT).sum())
+    [finding] = validate(pd.DataFrame([used]), [rule], ["rule", "n_kept", "n_given", "cut_off_cpm"])
+    note = (
+        f"it asked for {used['min_samples']:.3g}; {n_weak:,} of {len(stored.genes):,} tested genes reach its cut-off in fewer than "
+        f"{LITTLE_SUPPORT:.0%} of the {n_samples:,} samples"
+    )
+    more = "supported_share asks for more" if used["rule"] == "supported" else 'gene_filter="supported" asks for a share of the samples'
+    return replace(finding, note=note if finding.passed else f"{note}; {more}")
 
 
 # ---- agreement ---------------------------------------------------------------------------------------------------------------

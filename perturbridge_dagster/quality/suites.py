@@ -6,6 +6,7 @@ Great Expectations takes seconds to import, so it is imported when a check runs.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -56,7 +57,7 @@ class Finding:
     failing_rows
         Those rows: the identifying columns, and the column of the rule.
     note
-        What was observed, where the rule is not about rows.
+        What was observed, where rows do not say it.
     """
 
     rule: Rule
@@ -64,6 +65,11 @@ class Finding:
     n_failing: int
     failing_rows: pd.DataFrame
     note: str = ""
+
+    @property
+    def said(self) -> str:
+        """The rule, with what was observed where that is said, in one line."""
+        return f"{self.rule.words} ({textwrap.shorten(self.note, 300)})" if self.note else self.rule.words
 
 
 def field_rules(field: Field) -> list[Rule]:

@@ -69,7 +69,8 @@ def make_effects(
             "mean_abs_t": 1.0,
         }
     )
-    assert list(contrasts) == CONTRASTS.names
+    assert set(contrasts) <= set(CONTRASTS.names)
+    contrasts = contrasts.reindex(columns=CONTRASTS.names)
     numbers = np.arange(log_fc.shape[1]) if genes is None else np.asarray(genes)
     with np.errstate(divide="ignore"):
         log10_adj_p = np.broadcast_to(np.log10(adj_p), log_fc.shape).astype(np.float32)

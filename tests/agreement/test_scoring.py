@@ -203,7 +203,7 @@ def test_stored_effects_score_as_those_in_memory(tmp_path: Path) -> None:
     in_memory.layers["logFC"][::5, ::7] = np.nan
     unknown = {field.name: pd.array([pd.NA] * 700, dtype="Float64") for field in GENES if field.name not in in_memory.genes}
     log10_p = dict.fromkeys(("log10_p", "log10_adj_p_within", "log10_adj_p_across"), in_memory.layers["log10_adj_p_within"])
-    table = EffectTable(in_memory.contrasts, in_memory.genes.assign(**unknown), in_memory.layers, log10_p, {})
+    table = EffectTable.from_layers(in_memory.contrasts, in_memory.genes.assign(**unknown), in_memory.layers, log10_p, {})
     write_effects(table, tmp_path, Stamp("condition_effects", "1", "digest", ("x",), "open"))
     stored = open_effects(tmp_path)
     matched = match_strata({"s": in_memory}, {"s": in_memory}, "x", "y")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import h5py
@@ -14,8 +15,11 @@ from assets.effects import EffectsInputs
 from assets.overview import coverage
 from assets.planning import Planner, WaitingError
 from assets.sensors import run_requests, stale_partitions
+from perturbridge_dagster import registry
+from perturbridge_dagster.effects import estimate_effects
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.payloads.requests import failure_of, verified
+from perturbridge_dagster.payloads.tasks import EFFECTS_OPTIONS
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import write_json
 from resources.store import SETTINGS
@@ -39,6 +43,37 @@ def test_only_real_partitions_are_planned_and_all_are_current(demo_home):
 def test_a_context_that_a_dataset_does_not_have_is_refused_with_the_choices(demo_home):
     with pytest.raises(InputError, match=r"no samples of cell context CVCL_0035.*CVCL_0006"):
         demo_home.planner().plan("condition_effects", ("vcpi_0001", "CVCL_0035"))
+
+
+def test_effects_are_asked_for_with_the_options_of_the_registry(small_home, monkeypatch):
+    home = small_home("vcpi_0001")
+    for stage in ("source_files", "harmonized_samples"):
+        home.materialize(stage, ("vcpi_0001",))
+    effects = ("vcpi_0001", "CVCL_0006")
+    [grouped] = home.planner().plan("condition_effects", effects)
+    [separate] = home.planner().plan("replicate_effects", effects)
+    options = {name: grouped.request.arguments[name] for name in EFFECTS_OPTIONS}
+    assert options == {
+        "replicates": "grouped",
+        "normalized": False,
+        "min_cells": 0,
+        "engine": "structured",
+        "gene_filter": "edgeR",
+        "standard_errors": "limma",
+        "times": None,
+        "without_controls": "refuse",
+    }
+    assert {name: separate.request.arguments[name] for name in EFFECTS_OPTIONS} == options | {"replicates": "separate"}
+    parameters = signature(estimate_effects).parameters
+    assert set(EFFECTS_OPTIONS) <= set(parameters)
+
+    dataset = registry.dataset("vcpi_0001")
+    chosen = dataset.effects.model_copy(update={"gene_filter": "supported", "times": (24.0,)})
+    monkeypatch.setattr("assets.planning.registered", lambda _: dataset.model_copy(update={"effects": chosen}))
+    [changed] = home.planner().plan("condition_effects", effects)
+    assert (changed.request.arguments["gene_filter"], changed.request.arguments["times"]) == ("supported", [24.0])
+    assert changed.request.digest != grouped.request.digest
+    assert home.planner().state("harmonized_samples", ("vcpi_0001",))[0] == "current"
 
 
 def test_what_is_not_there_makes_others_wait(small_home):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 
 from perturbridge_dagster.effects.design import build_design
+from perturbridge_dagster.effects.filter import GeneFilter
 from perturbridge_dagster.effects.table import EffectTable, ModeratedFit, effect_table
 from perturbridge_dagster.written import Stamp
 
@@ -80,7 +82,7 @@ def _run_oracle(folder: Path, cases: dict[str, tuple[ad.AnnData, dict[str, Any]]
         ]
         case = folder / name
         case.mkdir()
-        values = np.asarray(samples.X)[fitted].T
+        values = np.asarray(samples.X, dtype=np.float64)[fitted].T
         pd.DataFrame(values, index=samples.var_names, columns=sheet.index).to_csv(case / "values.tsv", sep="\t", na_rep="NA")
         sheet[["condition", "plate", "normalized"]].to_csv(case / "samples.tsv", sep="\t")
         pd.DataFrame(pairs, columns=["treated", "control"]).to_csv(case / "contrasts.tsv", sep="\t", index=False)
@@ -97,35 +99,61 @@ def run_oracle() -> Callable[[Path, dict[str, tuple[ad.AnnData, dict[str, Any]]]
 
 
 @pytest.fixture(scope="session")
+def dense_design() -> Callable[[EffectTable, pd.DataFrame], np.ndarray]:
+    """Indicator columns of all conditions and all plates of a table's fit, one row a fitted sample: one column too many a component."""
+
+    def make(table: EffectTable, obs: pd.DataFrame) -> np.ndarray:
+        design = build_design(obs, replicates=table.info["replicates"])
+        assert table.info["design"] == design.describe()
+        codes = ((design.condition, len(design.conditions)), (design.plate, len(design.plates)))
+        return np.hstack([code[:, np.newaxis] == np.arange(n) for code, n in codes]).astype(float)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def stamp() -> Stamp:
     """A stamp of condition_effects."""
     return Stamp("condition_effects", "1", "0" * 64, ("simulated",), "open")
 
 
 @pytest.fixture(scope="session")
-def make_table() -> Callable[[int, int], EffectTable]:
+def make_fit() -> Callable[[np.ndarray, np.ndarray], ModeratedFit]:
+    """A fit without R of given logFC and its unscaled standard deviation (contrasts × genes); refuses to give a gene twice."""
+
+    def make(log_fc: np.ndarray, unscaled: np.ndarray) -> ModeratedFit:
+        n_genes = log_fc.shape[1]
+        rng = np.random.default_rng(n_genes)
+        scale = rng.gamma(4, 0.1, n_genes)
+        return ModeratedFit(
+            AveExpr=rng.normal(5, 2, n_genes),
+            sigma=scale,
+            s2_post=scale**2,
+            df_residual=np.full(n_genes, 5.0),
+            df_total=rng.choice([9.0, 14.5, 400.0], n_genes),
+            tested=np.ones(n_genes, dtype=bool),
+            effects=lambda genes: (log_fc[:, genes], unscaled[:, genes]),
+            log_odds=lambda t, unscaled: np.log(np.abs(t) + unscaled),
+            gene_filter=GeneFilter(np.ones(n_genes, bool), np.full(n_genes, 3), np.full(n_genes, 70), 2.0, 1.5),
+            library_sizes=None,
+            info={"engine": "none"},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_table(make_fit: Callable[[np.ndarray, np.ndarray], ModeratedFit]) -> Callable[[int, int], EffectTable]:
     """A table of random effects (contrasts, genes) made without R; the last contrast is not estimable."""
 
     def make(n_contrasts: int, n_genes: int) -> EffectTable:
         rng = np.random.default_rng(n_contrasts * 1000 + n_genes)
         wells = [(f"c{i:04d}", 1.0, 24.0, "A", 2) for i in range(n_contrasts - 1)] + [("last", 1.0, 24.0, "alone", 2)]
-        design = build_design(_obs([("DMSO", 0.0, 24.0, "A", 3), *wells]))
-        t = rng.standard_t(5, (n_contrasts, n_genes)) * 3
-        scale = rng.gamma(4, 0.1, n_genes)
-        fit = ModeratedFit(
-            logFC=t * scale,
-            stdev_unscaled=np.ones_like(t),
-            t=t,
-            B=rng.normal(size=t.shape),
-            AveExpr=rng.normal(5, 2, n_genes),
-            sigma=scale,
-            s2_post=scale**2,
-            df_residual=np.full(n_genes, 5.0),
-            df_total=np.full(n_genes, 9.0),
-            support=np.full(n_genes, 3.0),
-            tested=np.ones(n_genes, dtype=bool),
-            info={"engine": "none"},
-        )
+        obs = _obs([("DMSO", 0.0, 24.0, "A", 3), *wells])
+        design = build_design(obs)
+        log_fc = 0.6 * rng.standard_t(5, (n_contrasts, n_genes))
+        fit = make_fit(log_fc, rng.uniform(0.5, 1, log_fc.shape))
+        fit = dataclasses.replace(fit, library_sizes=1e6 + np.arange(len(obs), dtype=float))
         var = pd.DataFrame({"symbol": [f"GENE{i}" for i in range(n_genes)]}, index=[f"ENSG{i:011d}" for i in range(n_genes)])
         return effect_table(
             fit,

@@ -13,7 +13,7 @@ for (folder in commandArgs(trailingOnly = TRUE)) {
   design <- if (nlevels(plate) > 1) model.matrix(~ 0 + condition + plate) else model.matrix(~ 0 + condition)
   normalized <- samples$normalized[1] == "True"
   if (normalized) {
-    y <- values
+    y <- values[rowSums(!is.na(values)) > 0, , drop = FALSE]
   } else {
     y <- DGEList(values)
     y <- y[filterByExpr(y, design), , keep.lib.sizes = FALSE]
@@ -23,7 +23,7 @@ for (folder in commandArgs(trailingOnly = TRUE)) {
   tables <- lapply(seq_len(nrow(pairs)), function(i) {
     contrast <- (colnames(design) == paste0("condition", pairs$treated[i])) - (colnames(design) == paste0("condition", pairs$control[i]))
     one <- eBayes(contrasts.fit(fit, contrast), robust = TRUE, trend = normalized)
-    cbind(contrast = i - 1, gene = rownames(fit),
+    cbind(contrast = i - 1, gene = rownames(y),
           topTable(one, number = Inf, sort.by = "none", confint = TRUE),
           stdev.unscaled = one$stdev.unscaled[, 1], sigma = one$sigma, s2.post = one$s2.post,
           df.residual = one$df.residual, df.total = one$df.total)

@@ -72,3 +72,47 @@ def test_a_row_without_any_test_stays_missing() -> None:
 @pytest.mark.parametrize("n", [1, 7])
 def test_equal_p_values_stay_what_they_are(n: int) -> None:
     np.testing.assert_allclose(adjusted_log10_p(np.full(n, -3.0)), np.full(n, -3.0))
+
+
+@pytest.mark.parametrize("df", [10.0, 33.3, 400.0, 1e5, np.inf])
+def test_polynomials_are_exact_from_the_middle_to_beyond_their_end(df: float) -> None:
+    edges = np.arange(1.0, 40)
+    odd = [0.0, 1e-300, 1e-8, np.nan, np.inf, -3.0]
+    t = np.concatenate([odd, np.linspace(0, 45, 3_000), edges, np.nextafter(edges, 0)])
+    column = log10_p_values(t[:, np.newaxis], np.array([df]))[:, 0]
+    one_by_one = log10_p_values(t, np.array(df))
+    # far in the tail with very many degrees of freedom the values between which is interpolated have errors themselves
+    np.testing.assert_allclose(column, one_by_one, rtol=5e-15 if df < 1e4 else 1e-13, atol=2e-14)
+    assert column[0] == 0 or column[0] > -1e-15
+
+
+@pytest.mark.slow
+def test_polynomials_agree_with_many_digits() -> None:
+    mpmath = pytest.importorskip("mpmath")
+    rng = np.random.default_rng(1)
+    with mpmath.workdps(40):
+        for df in (10.0, 47.3, 3_000.0):
+            t = rng.uniform(0, 38, 2_000)
+            column = log10_p_values(t[:, np.newaxis], np.array([df]))[:, 0]
+            for value, size in zip(column[:150], t[:150], strict=True):
+                x = df / (mpmath.mpf(df) + mpmath.mpf(size) ** 2)
+                p = mpmath.betainc(mpmath.mpf(df) / 2, mpmath.mpf(0.5), 0, x, regularized=True)
+                assert abs(mpmath.mpf(value) - mpmath.log10(p)) * mpmath.log(10) < 1e-12
+
+
+def test_a_value_does_not_depend_on_those_beside_it() -> None:
+    rng = np.random.default_rng(2)
+    t = rng.normal(0, 5, (2_000, 150))
+    df = rng.choice([3.0, 12.0, 500.0, 501.5], 150)
+    df[:70] = rng.uniform(10, 100, 70)
+    together = log10_p_values(t, df)
+    for columns in (slice(0, 1), slice(3, 90), slice(100, 150)):
+        np.testing.assert_array_equal(log10_p_values(t[:, columns], df[columns]), together[:, columns])
+    np.testing.assert_array_equal(log10_p_values(np.asfortranarray(t), df), together)
+
+
+def test_a_few_rows_and_many_give_the_same_to_the_last_digits() -> None:
+    rng = np.random.default_rng(3)
+    t, df = rng.standard_t(3, (2_500, 20)), rng.uniform(2, 60, 20)
+    few = np.concatenate([log10_p_values(part, df) for part in np.array_split(t, 2)])
+    np.testing.assert_allclose(log10_p_values(t, df), few, rtol=5e-15, atol=2e-14)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from perturbridge_dagster.contract import EFFECTS_PROFILE
-from perturbridge_dagster.effects import EffectTable, StoredEffects, open_effects, write_effects
+from perturbridge_dagster.contract import CONTRASTS, EFFECTS_PROFILE
+from perturbridge_dagster.effects import EffectTable, StoredEffects, open_effects, storage, write_effects
 from perturbridge_dagster.effects.storage import LAYERS
 from perturbridge_dagster.errors import IncompatibleFileError, InputError
-from perturbridge_dagster.written import Stamp
+from perturbridge_dagster.written import Stamp, to_arrow
 
 MakeTable = Callable[[int, int], EffectTable]
 
@@ -35,7 +35,7 @@ def stored(table: EffectTable, stamp: Stamp, tmp_path_factory: pytest.TempPathFa
 
 
 def _wide(table: EffectTable, layer: str) -> np.ndarray:
-    return (table.layers | table.log10_layers)[layer].astype(np.float32)
+    return {**table.layers, **table.log10_layers}[layer].astype(np.float32)
 
 
 def test_everything_comes_back(table: EffectTable, stored: StoredEffects, stamp: Stamp) -> None:
@@ -47,7 +47,11 @@ def test_everything_comes_back(table: EffectTable, stored: StoredEffects, stamp:
     assert stored.stamp == stamp
     assert stored.info == table.info
     pd.testing.assert_frame_equal(stored.genes, table.genes, check_dtype=False)
-    pd.testing.assert_frame_equal(stored.contrasts, table.contrasts.drop(columns="name"), check_dtype=False)
+    contrasts = table.to_anndata().obs.reset_index(drop=True)
+    assert contrasts["n_significant"].sum() > 0
+    as_read = to_arrow(contrasts, CONTRASTS).to_pandas()
+    pd.testing.assert_frame_equal(stored.contrasts, as_read, check_dtype=False)
+    pd.testing.assert_frame_equal(stored.gene_filter, table.filtered_genes, check_dtype=False)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -101,6 +105,60 @@ def test_profile_summarises_what_is_stored(table: EffectTable, stored: StoredEff
         row = profile.loc[name]
         assert (row["count"], row["nulls"], row["infinite"]) == (values.size, 17, 0)
         np.testing.assert_allclose(row[["minimum", "q50", "maximum"]].astype(float), np.nanquantile(values.astype(float), [0, 0.5, 1]))
+
+
+def test_profile_of_a_large_table_keeps_counts_and_extremes_exact(
+    table: EffectTable, stamp: Stamp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_SAMPLED_VALUES", 5 * 17)
+    write_effects(table, tmp_path, stamp, tile=(4, 5))
+    row = open_effects(tmp_path).profile.set_index("layer").loc["t"]
+    values = _wide(table, "t").astype(float)
+    assert (row["count"], row["nulls"]) == (values.size, 17)
+    assert (row["minimum"], row["maximum"]) == (np.nanmin(values), np.nanmax(values))
+    np.testing.assert_allclose(row["q25"], np.nanquantile(values[[0, 3, 6, 9, 12]], 0.25))
+
+
+def test_profile_counts_infinite_values_and_needs_none(make_table: MakeTable, stamp: Stamp, tmp_path: Path) -> None:
+    table = make_table(3, 4)
+    t = table.layers["t"].copy()
+    t[0, :2] = [np.inf, -np.inf]
+    nothing = {name: np.full((3, 4), np.nan) for name in table.log10_layers}
+    made = EffectTable.from_layers(table.contrasts, table.genes, {**table.layers, "t": t}, nothing, {})
+    write_effects(made, tmp_path, stamp)
+    profile = open_effects(tmp_path).profile.set_index("layer")
+    assert profile.loc["t", ["nulls", "infinite"]].tolist() == [4, 2]
+    assert profile.loc["t", "maximum"] == np.nanmax(t[:2].astype(np.float32), where=np.isfinite(t[:2]), initial=-9)
+    assert profile.loc["log10_p", ["minimum", "q50", "maximum"]].isna().all()
+
+
+def test_what_is_written_does_not_depend_on_memory_or_the_day(make_table: MakeTable, stamp: Stamp, tmp_path: Path) -> None:
+    table = make_table(40, 33)
+    for name, memory in (("first", 2**30), ("second", 2**30), ("little", 5_000)):
+        write_effects(table, tmp_path / name, stamp, tile=(7, 6), memory=memory)
+    for file in sorted(path.name for path in (tmp_path / "first").iterdir()):
+        assert (tmp_path / "second" / file).read_bytes() == (tmp_path / "first" / file).read_bytes()
+        assert (tmp_path / "little" / file).read_bytes() == (tmp_path / "first" / file).read_bytes()
+
+
+def test_nothing_is_left_of_a_write_that_fails(table: EffectTable, stamp: Stamp, tmp_path: Path) -> None:
+    def failing(genes: slice) -> tuple[np.ndarray, np.ndarray]:
+        if genes.start:
+            raise ValueError("the fit fails")
+        return table.fit.effects(genes)
+
+    broken = dataclasses.replace(table, fit=dataclasses.replace(table.fit, effects=failing))
+    with pytest.raises(ValueError, match="the fit fails"):
+        write_effects(broken, tmp_path, stamp, tile=(4, 5), memory=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_without_the_gene_filter_are_those_of_contract_1_0(table: EffectTable, stamp: Stamp, tmp_path: Path) -> None:
+    write_effects(table, tmp_path, stamp)
+    (tmp_path / "gene_filter.parquet").unlink()
+    with pytest.raises(InputError, match=r"gene_filter\.parquet"):
+        open_effects(tmp_path)
+    assert open_effects(Path(__file__).parents[1] / "fixtures" / "contract-1.0" / "effects").gene_filter is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 6), (9, 1), (4, 5), (8, 10)])

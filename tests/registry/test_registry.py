@@ -5,14 +5,16 @@ from __future__ import annotations
 from importlib.resources import files
 from itertools import combinations
 from pathlib import PurePosixPath
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
 from perturbridge_dagster import registry
 from perturbridge_dagster.contract import HARMONIZED_OBS
+from perturbridge_dagster.effects.design import WithoutControls
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.registry import Benchmark, Dataset, Download, SourceFile
+from perturbridge_dagster.registry import Benchmark, Dataset, Download, EffectsOptions, SourceFile
 from perturbridge_dagster.sample import DATASETS as SAMPLED
 
 ALL = (
@@ -70,15 +72,19 @@ def test_a_dataset_knows_its_options() -> None:
     }
 
 
+def test_what_may_not_be_redistributed_is_restricted() -> None:
+    restricted = {id_ for id_, dataset in registry.datasets().items() if dataset.licence.class_ == "restricted"}
+    assert restricted == {"gdpx2", "cigs_mce", "cigs_tcm", "dilimap_train", "dilimap_train_val"}
+
+
 def test_times_are_an_option() -> None:
     named = Dataset.model_validate(entry(effects={"normalized": False, "min_cells": 10, "times": [24, 72.5]}))
     assert named.effects.model_dump(mode="json")["times"] == [24.0, 72.5]
     assert named.checksum == registry.dataset("sciplex").checksum, "options of effects make no harmonized samples stale"
 
 
-def test_what_may_not_be_redistributed_is_restricted() -> None:
-    restricted = {id_ for id_, dataset in registry.datasets().items() if dataset.licence.class_ == "restricted"}
-    assert restricted == {"gdpx2", "cigs_mce", "cigs_tcm", "dilimap_train", "dilimap_train_val"}
+def test_what_becomes_of_times_without_controls_is_what_a_design_knows() -> None:
+    assert get_args(EffectsOptions.model_fields["without_controls"].annotation) == get_args(WithoutControls)
 
 
 def test_constants_lie_in_the_vocabulary_of_the_contract() -> None:

@@ -160,7 +160,7 @@ def test_corpus_of_written_effects_is_the_corpus_of_the_same_effects_in_memory(
         )
         genes = stratum.genes.reindex(columns=GENES.names).assign(gene=stratum.genes["gene"], ensembl_id=stratum.genes["ensembl_id"])
         layers = dict.fromkeys(LAYERS, -np.ones_like(stratum.logFC)) | {"logFC": stratum.logFC}
-        table = EffectTable(contrasts[CONTRASTS.names], genes, layers, {}, {})
+        table = EffectTable.from_layers(contrasts.reindex(columns=CONTRASTS.names), genes, layers, {}, {})
         write_effects(table, tmp_path / str(number), stratum.stamp, tile=(17, 13))
     write_corpus(
         [open_effects(tmp_path / str(number)) for number in range(len(additive_strata))], tmp_path / "corpus", make_stamp(), name="stored"

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from perturbridge_dagster.effects.design import build_design
+from perturbridge_dagster.effects.filter import GeneFilter
 from perturbridge_dagster.effects.storage import write_effects
 from perturbridge_dagster.effects.table import EffectTable, ModeratedFit, effect_table
 from perturbridge_dagster.written import Stamp
@@ -34,17 +35,16 @@ def _table(dataset: str, cell_context: str, stratum: str, perturbagens: list[str
     t[0, 0] = 0  # an effect of nothing has no standard error from logFC and t
     scale = random.gamma(4, 0.1, n_genes)
     fit = ModeratedFit(
-        logFC=t * scale,
-        stdev_unscaled=np.ones_like(t),
-        t=t,
-        B=np.zeros_like(t),
         AveExpr=random.normal(5, 2, n_genes),
         sigma=scale,
         s2_post=scale**2,
         df_residual=np.full(n_genes, 5.0),
         df_total=np.full(n_genes, 9.0),
-        support=np.full(n_genes, 3.0),
         tested=np.ones(n_genes, dtype=bool),
+        effects=lambda genes: ((t * scale)[:, genes], np.ones_like(t)[:, genes]),
+        log_odds=lambda t, _: np.zeros_like(t),
+        gene_filter=GeneFilter(np.ones(n_genes, dtype=bool), np.full(n_genes, 3), np.full(n_genes, 70), 2.0, 1.5),
+        library_sizes=np.full(len(design.rows), 1e6),
         info={"engine": "none"},
     )
     genes = [f"{stratum} gene {number}" for number in range(n_genes)]

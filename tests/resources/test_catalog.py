@@ -12,12 +12,14 @@ import pandas as pd
 import pytest
 
 from assets.overview import catalog as catalog_asset
-from perturbridge_dagster.contract import MATCHED_CONDITIONS, SOURCE_FILES
+from perturbridge_dagster.contract import CONTRASTS, GENE_FILTER, MATCHED_CONDITIONS, SOURCE_FILES
 from perturbridge_dagster.effects.storage import open_effects
 from perturbridge_dagster.effects.table import EffectTable
 from perturbridge_dagster.written import Stamp, write_parquet
 from resources.catalog import build_catalog
 from resources.store import ACCEPTED, Output
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 STRATA = {
     ("l1000_phase1", "CVCL_0023"): ["vorinostat", "trametinib", "alvespimycin"],
@@ -98,6 +100,52 @@ def test_p_values_and_standard_errors_are_those_of_the_fit(catalog: Path, tables
     np.testing.assert_array_equal(np.isnan(error), np.isnan(table.layers["t"]) | (table.layers["t"] == 0))
     known = ~np.isnan(error)
     np.testing.assert_allclose(error[known], table.layers["stdev.scaled"][known], rtol=1e-5)
+    for column, layer in {"ci_low": "CI.L", "ci_high": "CI.R"}.items():
+        end = rows[column].to_numpy().reshape(shape)
+        np.testing.assert_array_equal(np.isnan(end), np.isnan(error))
+        np.testing.assert_allclose(end[known], table.layers[layer][known], rtol=1e-4, atol=1e-5)
+
+
+def test_the_gene_filter_is_told_by_stratum(catalog: Path):
+    rows = ask(catalog, "SELECT * FROM condition_gene_filter ORDER BY dataset, stratum, ensembl_id")
+    assert list(rows) == ["dataset", "stratum", *GENE_FILTER.names]
+    n_genes = rows.groupby(["dataset", "stratum"]).size().to_dict()
+    assert n_genes == {
+        ("l1000_phase1", "CVCL_0023"): 5,
+        ("sciplex", "CVCL_0023"): 6,
+        ("sciplex", "CVCL_0004"): 7,
+    }
+    assert (rows["total_count"] == 70).all()
+    assert rows["kept"].all()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_effects_of_contract_1_0_have_the_same_columns(tmp_path: Path, strata: list[Output], alone: bool):
+    old = Output("condition_effects", ("sciplex", "old"), FIXTURES / "contract-1.0" / "effects", "0" * 64)
+    outputs = [old] if alone else [*strata, old]
+    file = tmp_path / "catalog.duckdb"
+    build_catalog(file, outputs, states_of(outputs))
+    assert ("condition_gene_filter" in views(file)) is not alone
+    stored = open_effects(old.folder)
+    dataset, stratum = stored.contrasts[["dataset", "stratum"]].iloc[0]
+    assert set(CONTRASTS.names) <= set(ask(file, "FROM condition_contrasts LIMIT 1"))
+    contrasts = ask(file, f"SELECT * FROM condition_contrasts WHERE stratum = '{stratum}' AND dataset = '{dataset}'")
+    assert len(contrasts) == len(stored.contrasts)
+    assert contrasts[["plates", "component", "treated_library_size"]].isna().all(axis=None)
+    genes = ask(file, "SELECT t_975, sigma FROM condition_genes")
+    assert genes["t_975"].isna().sum() == len(stored.genes)
+
+
+def test_effects_of_contract_1_0_are_without_intervals(tmp_path: Path):
+    folder = FIXTURES / "contract-1.0" / "effects"
+    stored = open_effects(folder)
+    key = tuple(stored.contrasts[["dataset", "stratum"]].iloc[0])
+    outputs = [Output("condition_effects", key, folder, "0" * 64)]
+    build_catalog(tmp_path / "catalog.duckdb", outputs, states_of(outputs))
+    rows = ask(tmp_path / "catalog.duckdb", "SELECT * FROM condition_effects")
+    assert len(rows) == len(stored.contrasts) * len(stored.genes)
+    assert rows["t"].notna().any()
+    assert rows[["ci_low", "ci_high"]].isna().all(axis=None)
 
 
 def test_contrasts_and_genes_of_equal_number_do_not_mix(catalog: Path):
@@ -125,6 +173,7 @@ def test_every_view_is_counted(catalog: Path, strata: list[Output], tmp_path: Pa
     assert counts.to_dict() == {
         "condition_contrasts": 3 + 3 + 2,
         "condition_genes": 5 + 6 + 7,
+        "condition_gene_filter": 5 + 6 + 7,
         "condition_tiles": 3 * 5 + 3 * 6 + 2 * 7,
         "condition_effects": 3 * 5 + 3 * 6 + 2 * 7,
     }
@@ -142,7 +191,7 @@ def test_a_stage_without_an_accepted_output_has_no_views(tmp_path: Path, strata:
     write_stratum(tmp_path / "replicates", *key, STRATA[key], stage="replicate_effects")
     replicates = Output("replicate_effects", key, tmp_path / "replicates", "1" * 64)
     build_catalog(file, [replicates], states_of([replicates]))
-    assert views(file) == {"replicate_contrasts", "replicate_genes", "replicate_tiles", "replicate_effects"}
+    assert views(file) == {f"replicate_{name}" for name in ("contrasts", "genes", "gene_filter", "tiles", "effects")}
 
     both = [*strata, replicates]
     build_catalog(file, both, states_of(both))
