@@ -12,8 +12,8 @@ import sys
 
 from assets.checks import evaluations, print_evaluations
 from assets.materialize import dagster_instance, materialize_graph, prepare_home, use_sample
-from perturbridge_dagster.definitions import default_home
 from perturbridge_dagster.errors import PerturbridgeError
+from perturbridge_dagster.home import default_home
 from resources.store import Store
 
 

@@ -25,8 +25,9 @@ from assets.effects import EffectsInputs
 from assets.partitions import key_to_partition, register_datasets
 from assets.planning import EFFECTS_STAGES, Planner
 from assets.sensors import JOBS, OVERVIEW_JOB
-from perturbridge_dagster.definitions import build_definitions, default_home
+from perturbridge_dagster.definitions import build_definitions
 from perturbridge_dagster.errors import PerturbridgeError
+from perturbridge_dagster.home import default_home
 from perturbridge_dagster.registry import PAIR_SEPARATOR
 from perturbridge_dagster.sample import DATASETS, DEFAULT_SEED, write_sample
 from perturbridge_dagster.stages import STAGES
@@ -46,7 +47,8 @@ concurrency:
     max_concurrent_runs: 1
 """
 SETTINGS_TOML = """\
-# Where the native files of each dataset lie: a folder, absolute or relative to this file. One line a dataset.
+# Where the native files of each dataset lie: a folder, absolute or relative to this file; or "download" to have them fetched. One line
+# a dataset.
 [sources]
 """
 

@@ -7,6 +7,7 @@ import dagster as dg
 from assets.agreement import cross_dataset_agreement, replicate_agreement
 from assets.planning import Planner
 from assets.presentation import OVERVIEW, column_schema, picture, table_metadata
+from assets.published import NOT_CONFIGURED, published_comparison
 from assets.representation import compound_embeddings
 from perturbridge_dagster.contract import COVERAGE
 from perturbridge_dagster.stages import STAGES
@@ -14,7 +15,7 @@ from resources.store import Store
 
 _LAST_OF_THE_FLOW = [
     dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping())
-    for asset in (cross_dataset_agreement, replicate_agreement, compound_embeddings)
+    for asset in (cross_dataset_agreement, replicate_agreement, published_comparison, compound_embeddings)
 ]
 """Everything else lies upstream of these; an edge from each stage would hide the flow in the picture of the graph."""
 
@@ -53,6 +54,8 @@ def coverage(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeR
         "by_stage": table_metadata(counts),
         "not_current": table_metadata(frame[frame["state"] != "current"]),
     }
+    if store.published_folder() is None:
+        metadata["not_configured"] = dg.MetadataValue.md(f"- published_comparison: {NOT_CONFIGURED}")
     metadata |= {str(state): int(count) for state, count in frame["state"].value_counts().items()}
     return dg.MaterializeResult(metadata=metadata)
 

@@ -26,6 +26,7 @@ PARTITIONS: dict[str, dg.PartitionsDefinition[str]] = {
     "matched_conditions": DATASET_PAIR,
     "cross_dataset_agreement": DATASET_PAIR,
     "replicate_agreement": DATASET,
+    "published_comparison": DATASET_CELL_CONTEXT,
     "training_corpus": CORPUS,
     "compound_embeddings": CORPUS_MODEL,
 }

@@ -20,16 +20,26 @@ from perturbridge_dagster.registry import compendium_datasets, corpus_datasets, 
 from perturbridge_dagster.registry import dataset as registered
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import read_parquet
-from resources.store import Key, Output, Store
+from resources.store import SETTINGS, Key, Output, Store
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
+
+    from perturbridge_dagster.published.layout import Release
 
 State = Literal["current", "missing", "stale", "failed", "unaccepted", "waiting"]
 
 CORPORA = ("all",)
 MODELS = ("scalar_lpm",)
 EFFECTS_STAGES = {"grouped": "condition_effects", "separate": "replicate_effects"}
+STRATUM_STAGES = (*EFFECTS_STAGES.values(), "published_comparison")
+"""Stages whose partitions, a dataset and a cell context, have one output a stratum."""
+
+
+class NotConfiguredError(PerturbridgeError):
+    """A partition of a stage that the settings do not ask for; the message says what to add."""
 
 
 class WaitingError(PerturbridgeError):
@@ -73,6 +83,7 @@ class Planner:
         self.store = store
         self.allow_unaccepted = allow_unaccepted
         self._strata: dict[str, pd.DataFrame] = {}
+        self._published: Release | None = None
         self._plans: dict[tuple[str, Key], list[Part]] = {}
         self._states: dict[tuple[str, Key], tuple[State, str]] = {}
 
@@ -103,6 +114,7 @@ class Planner:
             "matched_conditions": self._matched_conditions,
             "cross_dataset_agreement": self._cross_dataset_agreement,
             "replicate_agreement": self._replicate_agreement,
+            "published_comparison": self._published_comparison,
             "training_corpus": self._training_corpus,
             "compound_embeddings": self._compound_embeddings,
         }
@@ -124,6 +136,8 @@ class Planner:
                 if self.store.current("harmonized_samples", (dataset,))
                 for context in self.cell_contexts(dataset)
             ]
+        if stage == "published_comparison":
+            return self._published_keys()
         if stage in ("matched_conditions", "cross_dataset_agreement"):
             return [(pair_key(left, right),) for left, right in dataset_pairs(datasets)]
         if stage == "training_corpus":
@@ -133,7 +147,7 @@ class Planner:
     def outputs(self, stage: str, key: Key) -> list[Output]:
         """The current outputs of a partition, whatever made them: one a stratum for effects, else one at most."""
         keys = [key]
-        if stage in EFFECTS_STAGES.values():
+        if stage in STRATUM_STAGES:
             dataset, context = key
             strata = self.strata(dataset)
             keys = [(dataset, stratum) for stratum in strata.loc[strata["cell_type"] == context, "stratum"]]
@@ -147,6 +161,8 @@ class Planner:
             return [("source_files", key)]
         if stage in EFFECTS_STAGES.values():
             return [("harmonized_samples", key[:1])]
+        if stage == "published_comparison":
+            return [("condition_effects", key)]
         if stage == "compound_embeddings":
             return [("training_corpus", key[:1])]
         mode = "separate" if stage == "replicate_agreement" else "grouped"
@@ -246,7 +262,12 @@ class Planner:
         from perturbridge_dagster.sources import locate_files
 
         folder = self.store.source_folder(dataset)
-        files = sorted(file for group in locate_files(dataset, folder).values() for file in group)
+        try:
+            files = sorted(file for group in locate_files(dataset, folder).values() for file in group)
+        except InputError:
+            if not self.store.is_downloaded(dataset):
+                raise
+            files = []  # to be fetched: the asset does that, and plans again
         listing = [[str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
         checksum = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
         # the folder is what this stage records, so files that have moved are recorded again
@@ -254,6 +275,7 @@ class Planner:
         return [_part(self.store, "source_files", (dataset,), arguments=arguments, inputs={"folder": Input(str(folder), checksum)})]
 
     def _harmonized_samples(self, dataset: str) -> list[Part]:
+        from perturbridge_dagster.identity.snapshot import FOLDER, grown_version
         from perturbridge_dagster.identity.tables import tables_checksum
 
         registered(dataset).require_reader()
@@ -268,6 +290,9 @@ class Planner:
             **_inherited(output),
         }
         inputs = {"source_files": Input(str(output.folder), manifest["checksum"])}
+        answers = self.store.root / FOLDER
+        if grown := grown_version(answers, dataset):
+            inputs["identity"] = Input(str(answers), grown)
         return [_part(self.store, "harmonized_samples", (dataset,), arguments=arguments, inputs=inputs)]
 
     def _effects(self, mode: str, dataset: str, cell_context: str) -> list[Part]:
@@ -332,6 +357,86 @@ class Planner:
         inputs, left_out = self._effects_inputs("separate", (dataset,), taints)
         arguments = {"dataset": dataset, "left_out": left_out, "unaccepted_inputs": sorted(set(taints))}
         return [_part(self.store, "replicate_agreement", (dataset,), arguments=arguments, inputs=inputs)]
+
+    def _release(self) -> Release | None:
+        """The published release, where a folder of it is configured."""
+        from perturbridge_dagster.published.layout import Release
+
+        folder = self.store.published_folder()
+        if self._published is None and folder is not None:
+            self._published = Release(folder)
+        return self._published
+
+    def _published_files(self, dataset: str) -> dict[str, list[Path]]:
+        """Published files of effects of each stratum of a dataset; none where the release, or its folder, does not have them."""
+        release = self._release()
+        return release.strata(dataset, min_cells=registered(dataset).effects.min_cells) if release else {}
+
+    def _published_keys(self) -> list[Key]:
+        """Datasets and cell contexts of which the configured release has effects; every one where its folder is not there, to say so."""
+        release = self._release()
+        if release is None:
+            return []
+        return [
+            (dataset, context)
+            for dataset, context in self.keys("condition_effects")
+            if not release.folder.is_dir() or set(self._strata_of(dataset, context)["stratum"]) & set(self._published_files(dataset))
+        ]
+
+    def _strata_of(self, dataset: str, cell_context: str) -> pd.DataFrame:
+        strata = self.strata(dataset)
+        return strata[strata["cell_type"] == cell_context]
+
+    def _published_comparison(self, dataset: str, cell_context: str) -> list[Part]:
+        from perturbridge_dagster.effects.r import r_code_version
+
+        release = self._release()
+        if release is None:
+            raise NotConfiguredError(
+                f"published_comparison is not configured: {self.store.root / SETTINGS} names no folder of the published release. Add "
+                '[published] with a line folder = "folder with its files"; docs/published-release.md says how to have them.'
+            )
+        release.require_folder()
+        files = self._published_files(dataset)
+        strata = self._strata_of(dataset, cell_context).set_index("stratum")
+        parts = []
+        for effects in self.plan("condition_effects", (dataset, cell_context)):
+            stratum = effects.key[-1]
+            if stratum not in files or failure_of(effects.request):
+                continue
+            taints: list[str] = []
+            output = self._accepted("condition_effects", effects.key, taints)
+            # the samples that the effects were made of, with which the release's batches are fitted again
+            samples = self._accepted("harmonized_samples", (dataset,), taints)
+            row = strata.loc[stratum]
+            listing = [[str(file.relative_to(release.folder)), file.stat().st_size, file.stat().st_mtime_ns] for file in files[stratum]]
+            parts.append(
+                _part(
+                    self.store,
+                    "published_comparison",
+                    effects.key,
+                    arguments={
+                        "dataset": dataset,
+                        "stratum": stratum,
+                        "files": [name for name, *_ in listing],
+                        "unaccepted_inputs": sorted(set(taints)),
+                    },
+                    inputs={
+                        "effects": Input(str(output.folder), output.digest),
+                        "samples": Input(str(samples.folder / str(row["file"])), str(row["checksum"])),
+                        "published": Input(str(release.folder), hashlib.sha256(json.dumps(listing).encode()).hexdigest()),
+                    },
+                    code=r_code_version(),
+                )
+            )
+        if not parts:
+            raise InputError(
+                f"the published release has no effects of a stratum of cell context {cell_context} that we have",
+                dataset=dataset,
+                file=release.folder,
+                expected=f"files of {', '.join(sorted(strata.index))}; it has {', '.join(files) or 'nothing of this dataset'}",
+            )
+        return parts
 
     def _training_corpus(self, corpus: str) -> list[Part]:
         taints: list[str] = []

@@ -25,6 +25,7 @@ GROUPS = {
     "matched_conditions": "4_agreement",
     "cross_dataset_agreement": "4_agreement",
     "replicate_agreement": "4_agreement",
+    "published_comparison": "4_agreement",
     "training_corpus": "5_representation",
     "compound_embeddings": "5_representation",
 }

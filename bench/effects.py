@@ -39,7 +39,6 @@ import argparse
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -55,6 +54,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench import steps
+from bench.process import machine, memory
 from bench.shapes import Shape, read_jobs, whole_strata
 from bench.simulate import simulated_stratum, write_stratum
 from perturbridge_dagster.effects.design import Replicates
@@ -93,31 +93,6 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         print(f"| {' | '.join(row)} |", flush=True)
     print(flush=True)
-
-
-def _memory(field: str) -> int:
-    """Bytes of this process that Linux counts as `field`: VmRSS now, VmHWM at most."""
-    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError(f"/proc/self/status has no {field}")
-    return int(found[1]) * 1024
-
-
-def _machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    from perturbridge_dagster.compiled import n_cores
-    from perturbridge_dagster.effects import r_versions
-
-    model = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    total = re.search(r"^MemTotal:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    return {
-        "cores": n_cores(),
-        "processor": model[1] if model else "unknown",
-        "memory_gib": round(int(total[1]) / 2**20) if total else None,
-        "load_before": round(os.getloadavg()[0], 2),
-        "versions": r_versions() | {"numpy": np.__version__, "python": sys.version.split()[0]},
-        "measured": time.strftime("%Y-%m-%d"),
-    }
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
@@ -240,9 +215,9 @@ def measure(shape: Shape, most_values: int, into: Path) -> dict[str, Any]:
         "table_genes": numbers,
         "table_seconds": [sum(of.values()) for of, _ in timed.values()],
         "bytes_a_value": size / (n_contrasts * numbers[-1]),
-        "peak_bytes": _memory("VmHWM"),
+        "peak_bytes": memory("VmHWM"),
         "simulation_seconds": simulated,
-        "machine": _machine(),
+        "machine": machine(),
     }
 
 
@@ -399,8 +374,8 @@ def report(shapes: Sequence[Shape], results: dict[str, dict[str, Any]]) -> None:
     machines = {
         json.dumps({key: of["machine"][key] for key in ("cores", "processor", "memory_gib", "versions")}) for of in results.values()
     }
-    for machine in sorted(machines):
-        print(f"Measured on {machine}")
+    for measured_on in sorted(machines):
+        print(f"Measured on {measured_on}")
 
 
 def _family_row(name: str, table: pd.DataFrame) -> tuple[str, ...]:
@@ -503,7 +478,7 @@ def headline(shape: Shape, n_genes: int, seconds: float, folder: Path, blas: Pat
         "ours": ours,
         "largest_difference": float(np.abs(log_fc - theirs).max()),
         "largest_logFC": float(np.abs(theirs).max()),
-        "machine": _machine() | {"blas_of_R": blas_of_r},
+        "machine": machine() | {"blas_of_R": blas_of_r},
     }
 
 
@@ -593,19 +568,19 @@ def _run_whole(shape: Shape, folder: Path) -> dict[str, Any]:
     from perturbridge_dagster.written import content_checksum, read_h5ad
 
     seconds: dict[str, float] = {}
-    peaks = {"start": _memory("VmHWM")}
+    peaks = {"start": memory("VmHWM")}
     with steps.clocked() as clock:
         with clock.step(READ):
             samples = read_h5ad(folder / "samples.h5ad", "harmonized_samples")
-        peaks[READ] = _memory("VmHWM")
+        peaks[READ] = memory("VmHWM")
         with clock.step(CHECKSUM):
             content_checksum(samples)
-        peaks[CHECKSUM] = _memory("VmHWM")
+        peaks[CHECKSUM] = memory("VmHWM")
         table = estimate_effects(samples, replicates=shape.replicates)
-        peaks["estimate"] = _memory("VmHWM")
+        peaks["estimate"] = memory("VmHWM")
         with clock.step(steps.STORAGE):
             write_effects(table, folder / "effects", _stamp(shape))
-        peaks["write"] = _memory("VmHWM")
+        peaks["write"] = memory("VmHWM")
         seconds = clock.stop()
     return {
         "shape": asdict(shape),
@@ -614,7 +589,7 @@ def _run_whole(shape: Shape, folder: Path) -> dict[str, Any]:
         "seconds": seconds,
         "peak_bytes": peaks,
         "result_bytes": sum(file.stat().st_size for file in (folder / "effects").iterdir()),
-        "machine": _machine(),
+        "machine": machine(),
     }
 
 

@@ -14,7 +14,6 @@ Linux only: memory is read from /proc. Disk: about 60 bytes a contrast × gene.
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from bench.process import memory
 from perturbridge_dagster.effects import open_effects, write_effects
 from perturbridge_dagster.effects.design import build_design
 from perturbridge_dagster.effects.table import EffectTable, ModeratedFit, effect_table
@@ -107,10 +107,10 @@ def _measure(n_contrasts: int, n_genes: int) -> None:
         write_effects(simulated(3, 20), Path(warm), Stamp("condition_effects", "bench", "0" * 64, ("simulated",), "open"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base, start = _memory("VmRSS"), time.perf_counter()
+        base, start = memory("VmRSS"), time.perf_counter()
         write_effects(watched, folder / "effects", Stamp("condition_effects", "bench", "0" * 64, ("simulated",), "open"))
         writing = time.perf_counter() - start - simulating
-        peak = _memory("VmHWM") - base
+        peak = memory("VmHWM") - base
         size = sum(file.stat().st_size for file in (folder / "effects").iterdir())
         stored = open_effects(folder / "effects")
         rng = np.random.default_rng(3)
@@ -132,14 +132,6 @@ def _measure(n_contrasts: int, n_genes: int) -> None:
         *(f"{1e3 * seconds:>9.0f}" for seconds in reads),
     ]
     print(*cells)
-
-
-def _memory(field: str) -> int:
-    """Bytes of this process that Linux counts as `field`: VmRSS now, VmHWM at most."""
-    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError(f"/proc/self/status has no {field}")
-    return int(found[1]) * 1024
 
 
 def main() -> None:

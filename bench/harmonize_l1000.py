@@ -13,7 +13,6 @@ Linux only: memory is read from /proc. Disk: about 6 KB a well.
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from bench.process import memory
 from perturbridge_dagster.sample.l1000 import CELLS, DATASET, MISSING, SERIES
 from perturbridge_dagster.sample.tables import genes
 
@@ -121,17 +121,9 @@ def _harmonize(folder: Path) -> None:
     from perturbridge_dagster.sources import assemble, harmonize, l1000  # noqa: F401
 
     identity = shipped()
-    base, start = _memory("VmRSS"), time.perf_counter()
+    base, start = memory("VmRSS"), time.perf_counter()
     samples = harmonize(DATASET, folder, identity=identity)
-    print(*samples.shape, time.perf_counter() - start, _memory("VmHWM") - base)
-
-
-def _memory(field: str) -> int:
-    """Bytes of this process that Linux counts as `field`: VmRSS now, VmHWM at most."""
-    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError(f"/proc/self/status has no {field}")
-    return int(found[1]) * 1024
+    print(*samples.shape, time.perf_counter() - start, memory("VmHWM") - base)
 
 
 def main() -> None:

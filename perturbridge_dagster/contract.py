@@ -7,14 +7,14 @@ checks data (``quality/``) or writes it (``written.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CONTRACT_VERSION = "1.1"
+CONTRACT_VERSION = "1.2"
 """Version of this contract. A change of the first number breaks readers; of the second adds nullable fields."""
 
 Type = Literal["string", "bool", "int32", "int64", "float32", "float64"]
@@ -43,6 +43,8 @@ class Field:
         Whether a value occurs at most once in a table.
     family
         The check family that judges the field on harmonized samples.
+    since
+        Contract version that brought the field; files of earlier versions do not have it.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Field:
     maximum: float | None = None
     unique: bool = False
     family: CheckFamily = "schema"
+    since: str = "1.0"
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,24 @@ class Table:
         """Field names in file order."""
         return [field.name for field in self.fields]
 
+    def extended(self, fields: Iterable[Field]) -> Table:
+        """The table with further fields at its end, as a dataset declares them.
+
+        Raises
+        ------
+        ValueError
+            If the table has a field of that name.
+        """
+        further = tuple(fields)
+        twice = sorted({field.name for field in further} & set(self.names))
+        if twice:
+            raise ValueError(f"table {self.name} has {', '.join(twice)} already")
+        return replace(self, fields=(*self.fields, *further))
+
+    def as_of(self, version: str) -> Table:
+        """The table as an earlier contract version had it: without the fields that came later."""
+        return replace(self, fields=tuple(field for field in self.fields if version_numbers(field.since) <= version_numbers(version)))
+
     def arrow_schema(self) -> pa.Schema:
         """Arrow schema of the table; unit and meaning travel as field metadata."""
         import pyarrow as pa
@@ -99,6 +120,13 @@ class Table:
             ]
         )
 
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """A contract version as numbers, so that 1.10 comes after 1.9."""
+    return tuple(map(int, version.split(".")))
+
+
+MODEL_SYSTEMS = ("cell line", "primary", "patient-derived", "iPSC-derived")
 
 CELL_CONTEXT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -131,11 +159,40 @@ HARMONIZED_OBS = Table(
             family="identity",
         ),
         Field("source_cell_context", "string", "Cell context as the source names it.", family="identity"),
+        Field(
+            "cell_type_source",
+            "string",
+            "Vocabulary of cell_type with its version, such as Cellosaurus 55.0; source where the id is made of the source's own name.",
+            nullable=True,
+            family="identity",
+            since="1.2",
+        ),
+        Field(
+            "model_system",
+            "string",
+            "What the cells are: an immortal line, cells taken from a donor, a culture made of a patient's tissue, or cells made of "
+            "induced pluripotent stem cells; null where nobody says.",
+            nullable=True,
+            allowed=MODEL_SYSTEMS,
+            family="identity",
+            since="1.2",
+        ),
         Field("perturbagen", "string", "Compound as the source names it.", family="identity"),
         Field("source_perturbagen_id", "string", "Identifier of the compound at the source.", nullable=True, family="identity"),
         Field("pert_type", "string", "Kind of perturbagen.", allowed=("compound", "genetic", "biologic", "physical")),
         Field("is_control", "bool", "Whether the sample is a vehicle control.", family="controls"),
         Field("pert_dose_uM", "float64", "Dose; 0 for controls.", unit="µM", minimum=0, maximum=1e6, family="dose_time"),
+        Field(
+            "nominal_dose_uM",
+            "float64",
+            "Dose that was meant: one value for doses of a compound that differ by hardly more than a pipette does; 0 for controls.",
+            unit="µM",
+            nullable=True,
+            minimum=0,
+            maximum=1e6,
+            family="dose_time",
+            since="1.2",
+        ),
         Field("pert_time_h", "float64", "Time from treatment to measurement.", unit="h", minimum=0, maximum=1e4, family="dose_time"),
         Field("pubchem_cid", "int64", "PubChem compound id; null where none is known.", nullable=True, minimum=1, family="chemistry"),
         Field(
@@ -143,7 +200,7 @@ HARMONIZED_OBS = Table(
             "string",
             "How the PubChem id was found.",
             nullable=True,
-            allowed=("curated", "source", "inchikey", "smiles", "name"),
+            allowed=("curated", "source", "inchikey", "smiles", "catalogue", "cas", "name"),
             family="chemistry",
         ),
         Field(
@@ -166,12 +223,21 @@ HARMONIZED_OBS = Table(
         Field("suspension_type", "string", "What was measured.", allowed=("cell", "nucleus", "na")),
         Field("tissue", "string", "Tissue of origin of the cell context.", nullable=True),
         Field("tissue_type", "string", "Always cell culture.", allowed=("cell culture",)),
-        Field("disease", "string", "Disease of the donor; normal for healthy material.", nullable=True),
+        Field("disease", "string", "Disease of the donor in the words of donor_source; normal for healthy material.", nullable=True),
         Field("assay", "string", "Name of the assay."),
         Field("development_stage", "string", "Age of the donor in words.", nullable=True),
         Field("organism", "string", "Species.", allowed=("human",)),
         Field("sex", "string", "Sex of the donor.", nullable=True, allowed=("male", "female", "unknown")),
-        Field("self_reported_ethnicity", "string", "In the source's words; not comparable across datasets.", nullable=True),
+        Field(
+            "self_reported_ethnicity", "string", "In the words of donor_source; vocabularies differ and are never pooled.", nullable=True
+        ),
+        Field(
+            "donor_source",
+            "string",
+            "Who reports tissue, disease, development stage, sex and ethnicity, in whose words they are; several joined by semicolons.",
+            nullable=True,
+            since="1.2",
+        ),
         Field("library", "string", "Sequencing library.", nullable=True),
         Field("stimulation", "string", "Stimulation beside the compound.", nullable=True),
         Field("guide", "string", "Guide of a genetic screen; reserved.", nullable=True),
@@ -201,6 +267,84 @@ HARMONIZED_VAR = Table(
     ),
 )
 
+COMPOUND_IDENTITY = Table(
+    "compound_identity",
+    "One compound of a dataset as its source names it: who it is, how that was found, by what query, where and when.",
+    (
+        Field("dataset", "string", "Dataset id."),
+        Field("source_perturbagen_id", "string", "Identifier of the compound at the source.", nullable=True),
+        Field("perturbagen", "string", "Compound as the source names it.", nullable=True),
+        Field("pubchem_cid", "int64", "PubChem compound id; null where none is known.", nullable=True, minimum=1),
+        Field(
+            "pubchem_cid_source",
+            "string",
+            "How the PubChem id was found.",
+            nullable=True,
+            allowed=("curated", "source", "inchikey", "smiles", "catalogue", "cas", "name"),
+        ),
+        Field(
+            "outcome",
+            "string",
+            "found; not_found: whoever could know was asked, or a curated entry closes the question; failed: PubChem could not be asked, "
+            "or did not understand; not_asked: the snapshot does not know, and PubChem has not been asked.",
+            allowed=("found", "not_found", "failed", "not_asked"),
+        ),
+        Field("answer_query", "string", "What was looked up; null for the source's own id.", nullable=True),
+        Field("answer_source", "string", "Who answered.", nullable=True),
+        Field("answer_date", "string", "When the answer was taken from there, ISO 8601; null for the source's own id.", nullable=True),
+        Field("n_candidates", "int64", "Compounds that answer the query; null where nothing was looked up.", nullable=True, minimum=1),
+        Field(
+            "candidate_rule",
+            "string",
+            "How one of several was taken: inchikey, the one of the same InChIKey; parent, of the same parent structure; lowest, the "
+            "lowest PubChem id.",
+            nullable=True,
+            allowed=("inchikey", "parent", "lowest"),
+        ),
+        Field(
+            "structure_pubchem_cid",
+            "int64",
+            "PubChem id of the structure, where it is another one than the curated or the source's own id.",
+            nullable=True,
+            minimum=1,
+        ),
+        Field("inchikey", "string", "InChIKey of the compound.", nullable=True, pattern=r"^[A-Z]{14}-[A-Z]{10}-[A-Z]$"),
+        Field("parent_key", "string", "Key of the salt-stripped parent structure.", nullable=True, pattern=r"^[A-Z]{14}$"),
+        Field("inchikey_unreadable", "bool", "Whether the source gives an InChIKey that is none."),
+        Field("smiles_unreadable", "bool", "Whether the source gives a SMILES that cannot be read."),
+        Field("cas_unreadable", "bool", "Whether the source gives a CAS number that is none."),
+    ),
+)
+
+DROPPED_GENES = Table(
+    "dropped_genes",
+    "One gene of a native file that no column of the harmonized samples counts, and why.",
+    (
+        Field("dataset", "string", "Dataset id."),
+        Field("file", "string", "Native file that has the gene."),
+        Field("source_gene_id", "string", "Gene as the source names it."),
+        Field(
+            "reason",
+            "string",
+            "retired: it was in use, and nothing current stands for it; ambiguous: several current genes may stand for it; unknown: no "
+            "table has it; shared: other genes of the file lead to the same current gene, and normalized values cannot be summed; not "
+            "in every file: another file of the dataset has no values of it.",
+            allowed=("retired", "ambiguous", "unknown", "shared", "not in every file"),
+        ),
+        Field("rule", "string", "Rule of the reconciliation that counts it."),
+        Field("ensembl_id", "string", "Current gene that it would have been; null where there is none.", nullable=True),
+        Field("found", "string", "How that is known.", nullable=True),
+        Field(
+            "counts_lost",
+            "int64",
+            "Counts of the gene over all samples; null for normalized values.",
+            unit="counts",
+            nullable=True,
+            minimum=0,
+        ),
+    ),
+)
+
 STRATA = Table(
     "strata",
     "One stratum: the samples that one limma fit sees.",
@@ -226,7 +370,12 @@ RECONCILIATION = Table(
     "One step from source rows to harmonized samples: what a rule dropped, and what was left.",
     (
         Field("step", "int64", "Order of the step.", minimum=0),
-        Field("axis", "string", "What is counted.", allowed=("cells", "samples", "genes")),
+        Field(
+            "axis",
+            "string",
+            "What is counted; conditions are distinct compounds, doses, times and cell contexts, vehicles among them.",
+            allowed=("cells", "samples", "conditions", "genes"),
+        ),
         Field("rule", "string", "The rule in words."),
         Field("n_in", "int64", "Rows before.", minimum=0),
         Field("n_dropped", "int64", "Rows dropped, or merged into others, by the rule.", minimum=0),
@@ -638,10 +787,161 @@ COVERAGE = Table(
     ),
 )
 
+PUBLISHED_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+_CORRELATION: dict[str, Any] = {"nullable": True, "minimum": -1, "maximum": 1}
+
+PUBLISHED_COMPARISON = Table(
+    "published_comparison",
+    "One contrast of the published release beside the same contrast of ours, over the genes that have a value on both sides.",
+    (
+        *(CONTRASTS[name] for name in ("dataset", "stratum", "cell_type")),
+        Field("contrast", "int32", "Our contrast in its stratum.", minimum=0),
+        Field("published_name", "string", "Name of the published row."),
+        Field(
+            "published_batch",
+            "string",
+            "Random batch in which the release fitted it; null where it fitted the stratum whole.",
+            nullable=True,
+        ),
+        Field("is_padding", "bool", "Whether the condition has a row in an earlier batch, which this one was filled up with."),
+        Field(
+            "matched_by",
+            "string",
+            "What the two have in common beside dose, time and replicate.",
+            allowed=("name_and_pubchem_cid", "pubchem_cid", "name"),
+        ),
+        *(CONTRASTS[name] for name in ("perturbagen", "pubchem_cid", "pert_dose_uM", "pert_time_h", "sample_id")),
+        Field("published_perturbagen", "string", "Compound as the release names it."),
+        Field("published_pubchem_cid", "int64", "PubChem compound id of the release.", nullable=True, minimum=1),
+        Field("published_pert_dose_uM", "float64", "Dose of the release, that of one replicate.", unit="µM", nullable=True, minimum=0),
+        Field("n_pooled_doses", "int64", "Contrasts of ours that the release made one by rounding doses; 1 where it did not.", minimum=1),
+        Field("n_pooled_names", "int64", "Conditions of the release that are this contrast of ours; padding is not counted.", minimum=0),
+        Field("n_plates", "int64", "Plates of all samples that our fit had.", minimum=0),
+        Field("n_plates_batch", "int64", "Of these, plates of the samples of the release's batch.", minimum=0),
+        Field("n_genes", "int64", "Genes with a value on both sides.", unit="genes", minimum=0),
+        Field("n_genes_only_ours", "int64", "Genes with a value of ours alone.", unit="genes", minimum=0),
+        Field("n_genes_only_published", "int64", "Genes with a value of the release alone.", unit="genes", minimum=0),
+        Field("pearson_logFC", "float64", "Pearson correlation of logFC.", **_CORRELATION),
+        Field("spearman_logFC", "float64", "Spearman correlation of logFC.", **_CORRELATION),
+        Field("pearson_t", "float64", "Pearson correlation of moderated t.", **_CORRELATION),
+        Field("spearman_t", "float64", "Spearman correlation of moderated t.", **_CORRELATION),
+        Field("slope_logFC", "float64", "Slope of the release's logFC on ours, by least squares.", nullable=True),
+        Field("n_strong", "int64", "Genes with |t| above 2 on either side.", unit="genes", minimum=0),
+        Field("sign_agreement", "float64", "Share of these whose logFC have one sign.", nullable=True, minimum=0, maximum=1),
+        Field("median_difference", "float64", "Median absolute difference of logFC.", unit="log2", nullable=True, minimum=0),
+        Field("largest_difference", "float64", "Largest absolute difference of logFC.", unit="log2", nullable=True, minimum=0),
+        Field("largest_gene", "string", "Ensembl id of the gene with the largest difference.", nullable=True),
+        Field("largest_logFC", "float64", "Our logFC of that gene.", unit="log2", nullable=True),
+        Field("largest_published_logFC", "float64", "The release's logFC of that gene.", unit="log2", nullable=True),
+        Field("spearman_logFC_refit", "float64", "Spearman with our fit of the release's batch; null where none was made.", **_CORRELATION),
+        Field("median_difference_refit", "float64", "Median absolute difference from that fit.", unit="log2", nullable=True, minimum=0),
+        Field(
+            "explanation",
+            "string",
+            "Why the two differ: equal: no gene by more than 0.0001; dose_rounding; pooled_names; not_comparable: no gene on both sides; "
+            "batch: our fit of the release's batch comes twice as near; partly_batch: it comes nearer; batch_not_refitted: the release "
+            "fitted batches, we did not; unexplained.",
+            allowed=(
+                "equal",
+                "dose_rounding",
+                "pooled_names",
+                "not_comparable",
+                "batch",
+                "partly_batch",
+                "batch_not_refitted",
+                "unexplained",
+            ),
+        ),
+    ),
+)
+
+PUBLISHED_STRATA = Table(
+    "published_strata",
+    "One stratum of the published release beside ours. Padding is counted and takes no other part.",
+    (
+        *(CONTRASTS[name] for name in ("dataset", "stratum", "cell_type")),
+        Field("n_files", "int64", "Files of the release.", minimum=1),
+        Field("n_batches", "int64", "Random batches in which the release fitted the stratum; 1 where it fitted it whole.", minimum=1),
+        Field("n_published_rows", "int64", "Rows of the release.", minimum=1),
+        Field("n_padding", "int64", "Of these, rows whose condition has a row in an earlier batch.", minimum=0),
+        Field("n_both", "int64", "Conditions of the release that are contrasts of ours.", minimum=0),
+        Field("n_only_ours", "int64", "Contrasts of ours that the release does not have.", minimum=0),
+        Field("n_only_published", "int64", "Conditions of the release that we do not have.", minimum=0),
+        Field("n_genes_both", "int64", "Genes that both sides tested.", unit="genes", minimum=0),
+        Field("n_genes_only_ours", "int64", "Genes that we alone tested.", unit="genes", minimum=0),
+        Field("n_genes_only_published", "int64", "Genes that the release alone tested.", unit="genes", minimum=0),
+        Field("n_values", "int64", "Contrasts × genes with a value on both sides.", minimum=0),
+        Field("pearson_logFC", "float64", "Pearson correlation of logFC over all these.", **_CORRELATION),
+        Field(
+            "spearman_logFC", "float64", "Spearman correlation of logFC, over evenly spaced contrasts where there are many.", **_CORRELATION
+        ),
+        Field("pearson_t", "float64", "Pearson correlation of moderated t over all these.", **_CORRELATION),
+        Field("spearman_t", "float64", "Spearman correlation of moderated t, as that of logFC.", **_CORRELATION),
+        Field("slope_logFC", "float64", "Slope of the release's logFC on ours, by least squares.", nullable=True),
+        Field("n_strong", "int64", "Values with |t| above 2 on either side.", minimum=0),
+        Field("sign_agreement", "float64", "Share of these whose logFC have one sign.", nullable=True, minimum=0, maximum=1),
+        *(
+            Field(f"spearman_logFC_q{round(100 * share):02d}", "float64", f"Quantile {share:g} over contrasts.", **_CORRELATION)
+            for share in PUBLISHED_QUANTILES
+        ),
+        Field("spearman_logFC_refit", "float64", "Median over contrasts with our fit of the release's batches.", **_CORRELATION),
+        Field("spearman_logFC_padding", "float64", "Median over padding rows of the release's agreement with itself.", **_CORRELATION),
+        Field("n_padding_compared", "int64", "Padding rows of which that is the median.", minimum=0),
+        *(
+            Field(f"n_{name}", "int64", f"Contrasts explained as {name}.", minimum=0)
+            for name in PUBLISHED_COMPARISON["explanation"].allowed
+        ),
+    ),
+)
+
+PUBLISHED_GENES = Table(
+    "published_genes",
+    "One gene of a stratum that the published release or we tested, and why only one side did.",
+    (
+        *(CONTRASTS[name] for name in ("dataset", "stratum")),
+        Field("ensembl_id", "string", "Ensembl gene id.", unique=True),
+        Field("symbol", "string", "Gene symbol.", nullable=True),
+        Field("ours", "bool", "Whether we tested it."),
+        Field("published", "bool", "Whether the release did, in any batch."),
+        Field("n_published_batches", "int64", "Batches in which the release tested it.", minimum=0),
+        Field("support", "int64", "Our samples at or above the filter's cut-off; null without a filter.", nullable=True, minimum=0),
+        Field(
+            "reason",
+            "string",
+            "both; both_in_some_batches; our_filter: our gene filter left it out; not_among_ours: our samples do not have the gene; "
+            "not_published: no batch of the release tested it; unknown: our effects do not say.",
+            allowed=("both", "both_in_some_batches", "our_filter", "not_among_ours", "not_published", "unknown"),
+        ),
+    ),
+)
+
+PUBLISHED_UNMATCHED = Table(
+    "published_unmatched",
+    "One condition of a stratum that only the published release or only we have.",
+    (
+        *(CONTRASTS[name] for name in ("dataset", "stratum")),
+        Field("side", "string", "Who has it.", allowed=("ours", "published")),
+        *(CONTRASTS[name] for name in ("perturbagen", "pubchem_cid")),
+        Field("pert_dose_uM", "float64", "Dose.", unit="µM", nullable=True, minimum=0),
+        Field("pert_time_h", "float64", "Time.", unit="h", nullable=True, minimum=0),
+        *(CONTRASTS[name] for name in ("control", "sample_id")),
+        Field(
+            "reason",
+            "string",
+            "What the other side lacks: the time, the compound at any dose, or this dose; pooled_with_another: another of our contrasts "
+            "has the same label in the release; dose_or_time_missing: the release does not say it.",
+            allowed=("time_not_fitted", "compound_not_fitted", "dose_not_fitted", "pooled_with_another", "dose_or_time_missing"),
+        ),
+    ),
+)
+
 TABLES = (
     SOURCE_FILES,
     HARMONIZED_OBS,
     HARMONIZED_VAR,
+    COMPOUND_IDENTITY,
+    DROPPED_GENES,
     STRATA,
     RECONCILIATION,
     CONTRASTS,
@@ -664,5 +964,9 @@ TABLES = (
     COMPOUND_EMBEDDINGS,
     NEIGHBOURS,
     COVERAGE,
+    PUBLISHED_COMPARISON,
+    PUBLISHED_STRATA,
+    PUBLISHED_GENES,
+    PUBLISHED_UNMATCHED,
 )
 """Every written table, in the order of the flow; the data dictionary lists them so."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from urllib.parse import urlsplit
 
 from perturbridge_dagster.registry import Benchmark, Dataset, Download, Source, benchmarks, datasets
 from perturbridge_dagster.registry.expectations import QUANTITIES, Band, Expectation
+from perturbridge_dagster.sources.download.declared import COMMAND, command_for
 
 HEADER = """\
 # Datasets
@@ -17,9 +19,15 @@ HEADER = """\
 Made from `perturbridge_dagster/registry/` by `python -m perturbridge_dagster.dataset_sheets > docs/datasets.md`; do not edit by hand.
 Fields are explained in `perturbridge_dagster/registry/__init__.py`.
 
-Put the files of a dataset into a folder and name the folder in `settings.toml`, `[sources]`. **Access**: *open* to everyone; with a
-*token*; or *on request*, all or some files, from their owner. **Licence class**: what derives from *restricted* data never enters a
-release; terms that nobody knows are restricted. A dataset without a *reader* is declared and cannot be harmonized yet.
+To have a dataset, write it below `[sources]` in `settings.toml`: `sciplex = "download"` fetches its files when its `source_files` is
+materialized; `sciplex = "/data/srivatsan20"` names a folder of yours. `{command} DATASET` fetches ahead, into the same place
+or, with `--to FOLDER`, into another; `--list` prints the files, their terms and what is there already; `--local FOLDER` takes files that
+were had otherwise; `--required-only` leaves out those without which a dataset can be read. What is there is not fetched again, and what
+was begun is continued, also after a kill. Credentials are read from the environment and written nowhere.
+
+**Access**: *open* to everyone; with a *token*; or *on request*, all or some files, from their owner. **Licence class**: what derives from
+*restricted* data never enters a release; terms that nobody knows are restricted. A dataset without a *reader* is declared and cannot be
+harmonized yet.
 
 A further VCPI release needs no entry: naming it under `[sources]`, as in `vcpi_0003`, is enough. Its terms count as restricted until an
 entry says otherwise.
@@ -92,11 +100,27 @@ def _files(source: Source) -> str:
     return _table(("role", "required", "found as", "holds", "lies at"), rows)
 
 
+def _got(source: Source) -> str:
+    """How a source's files are had by the platform, and what a person must do for it."""
+    files = [file for role in source.files for file in role.downloads]
+    by_hand = [f"`{file.name}`" for file in files if file.url is None]
+    said = []
+    if len(by_hand) < len(files):
+        said.append(f"`{command_for(source)}`" + (f', or `{source.id} = "download"`' if isinstance(source, Dataset) else ""))
+    if any(urlsplit(file.url or "").scheme == "lamin" for file in files):
+        said.append('the library of LaminDB is needed, `pip install "perturbridge-dagster[lamindb]"`')
+    if by_hand:
+        taken = "them" if len(by_hand) > 1 else "it"
+        said.append(f"{', '.join(by_hand)} by hand; then `{command_for(source, '--local FOLDER')}` takes {taken} from there")
+    return "; ".join(said)
+
+
 def _head(source: Source) -> list[str]:
     token = f" The token is read from `{source.access.token_variable}`." if source.access.token_variable else ""
     links = ", ".join(f"[{_words(name)}]({url})" for name, url in source.links.items())
     return [
         f"- **Access** ({_words(source.access.kind)}): {source.access.how}{token}",
+        f"- **Get it**: {_got(source)}",
         f"- **Licence** ({source.licence.class_}): {source.licence.name}",
         f"- **Citation**: {source.citation}",
         f"- **Links**: {links}",
@@ -133,7 +157,7 @@ def _section(dataset: Dataset) -> str:
     lines += [
         f"- **The same for all samples of {context}**: {_pairs(fields)}" for context, fields in dataset.cell_context_constants.items()
     ]
-    lines += [f"- **Further column** `{name}`: {meaning}" for name, meaning in dataset.extra_fields.items()]
+    lines += [f"- **Further column** `{name}`: {field.meaning}" for name, field in dataset.extra_fields.items()]
     if dataset.contains:
         inner = ", ".join(f"`{name}`" for name in dataset.contains)
         lines.append(
@@ -199,7 +223,9 @@ def render() -> str:
         ],
     )
     sections = [*map(_section, datasets().values()), *map(_benchmark, benchmarks().values())]
-    return "\n".join([HEADER, overview + "\n", EXPECTATIONS + quantities + "\n", *(section + "\n" for section in sections)])
+    return "\n".join(
+        [HEADER.format(command=COMMAND), overview + "\n", EXPECTATIONS + quantities + "\n", *(section + "\n" for section in sections)]
+    )
 
 
 if __name__ == "__main__":

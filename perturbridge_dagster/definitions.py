@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,12 @@ import dagster as dg
 # Partitioned asset checks are in preview in Dagster 1.13; our checks depend on them, and tests pin how they behave.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from assets import agreement, effects, overview, representation, sources  # noqa: E402 - after the filter
+from assets import agreement, effects, overview, published, representation, sources  # noqa: E402 - after the filter
 from assets.checks import stage_checks  # noqa: E402
 from assets.sensors import ALL_JOBS, stale_strata  # noqa: E402
+from perturbridge_dagster.home import default_home  # noqa: E402
 from resources.compute import Compute  # noqa: E402
 from resources.store import Store  # noqa: E402
-
-CHECKOUT = Path(__file__).resolve().parent.parent
 
 STAGE_ASSETS = (
     sources.source_files,
@@ -29,15 +27,11 @@ STAGE_ASSETS = (
     agreement.matched_conditions,
     agreement.cross_dataset_agreement,
     agreement.replicate_agreement,
+    published.published_comparison,
     representation.training_corpus,
     representation.compound_embeddings,
 )
 """Assets of the flow, in order."""
-
-
-def default_home() -> Path:
-    """Where everything is written: ``$PERTURBRIDGE_HOME``, else ``.perturbridge/`` in the checkout."""
-    return Path(os.environ.get("PERTURBRIDGE_HOME") or CHECKOUT / ".perturbridge").resolve()
 
 
 def build_definitions(*, home: Path | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
@@ -46,7 +40,7 @@ def build_definitions(*, home: Path | None = None, resources: Mapping[str, Any] 
     Parameters
     ----------
     home
-        Where everything is written; :func:`default_home` unless given.
+        Where everything is written; ``default_home()`` unless given.
     resources
         Resources that replace the default ones, by name: ``store``, ``compute``.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SUITE_VERSION = "1"
+SUITE_VERSION = "2"
 """Version of the rules of all checks. Raise it when a rule changes: what earlier rules accepted must be judged again."""
 
 
@@ -73,14 +73,22 @@ _STAGES = (
     Stage(
         "harmonized_samples",
         "harmonized",
-        "1",
+        "2",
         (
             Check("schema", True, "Every obs and var field of the contract is there, typed, and within its vocabulary."),
             Check("identity", True, "Samples and genes are unique; perturbagens and cell contexts are named, not numbers or header rows."),
-            Check("chemistry", True, "PubChem ids and InChIKeys are well formed; enough treated samples have a PubChem id."),
-            Check("dose_time", True, "Doses and times are in bounds; controls have dose 0, treated samples a positive dose."),
+            Check("chemistry", True, "PubChem ids and InChIKeys are well formed; enough treated samples have a PubChem id or a structure."),
+            Check(
+                "dose_time",
+                True,
+                "Doses and times are in bounds; controls have dose 0, treated samples a positive dose and a nominal one near it.",
+            ),
             Check("controls", True, "Every cell context has vehicle controls; treated times without controls are named."),
-            Check("counts", True, "Sample totals are positive and the reconciliation from source rows to samples adds up."),
+            Check(
+                "counts",
+                True,
+                "Sample totals are positive, the reconciliation from source rows to samples adds up, and every dropped gene has a reason.",
+            ),
             Check("expectations", False, "Counts of the full source are those that the registry expects; the sample has no part in this."),
         ),
     ),
@@ -129,6 +137,17 @@ _STAGES = (
         (
             Check("scores", True, "Every metric lies in its range and every pair of replicates is scored once."),
             Check("replicates_agree", False, "Replicates of a condition agree more than replicates of different compounds."),
+        ),
+    ),
+    Stage(
+        "published_comparison",
+        "agreement/published",
+        "1",
+        (
+            Check(
+                "scores", True, "Every measure lies in its range, and every published row is compared with one contrast of ours at most."
+            ),
+            Check("agrees", False, "Our effects agree with the published ones, or batches, doses and names explain where they do not."),
         ),
     ),
     Stage(

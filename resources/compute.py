@@ -93,6 +93,7 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
             dg.PipesSubprocessClient().run(
                 context=context.op_execution_context,
                 command=[sys.executable, "-m", "perturbridge_dagster.payloads.run", str(file)],
+                env={"PERTURBRIDGE_HOME": self.home},
             )
         except DagsterPipesExecutionError as error:
             context.log.error(f"payload ended early: {error}")

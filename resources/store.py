@@ -9,6 +9,7 @@ them (``compute.py``) or deciding what is needed (``assets/planning.py``).
 from __future__ import annotations
 
 import json
+import logging
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any
 import dagster as dg
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError, UnacceptedInputError
+from perturbridge_dagster.home import native_folder
 from perturbridge_dagster.payloads.requests import DONE, Outcome, Request
 from perturbridge_dagster.stages import STAGES, SUITE_VERSION
 from perturbridge_dagster.written import Stamp, read_stamp, write_json
@@ -26,8 +28,12 @@ from perturbridge_dagster.written import Stamp, read_stamp, write_json
 ACCEPTED = "accepted.json"
 CURRENT = "current.json"
 SETTINGS = "settings.toml"
+DOWNLOAD = "download"
+"""Stands in ``[sources]`` of the settings in place of a folder: the native files are fetched."""
 
 Key = tuple[str, ...]
+
+log = logging.getLogger("perturbridge")
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,23 @@ class Output:
         ]
 
 
+def _own_screens() -> dict[str, Path]:
+    """Folder of the files of each of the user's own screens."""
+    from perturbridge_dagster.registry import dataset as registered
+    from perturbridge_dagster.registry.own_screens import own_screens
+
+    folders = {}
+    for id_ in own_screens():
+        try:
+            screen = registered(id_).screen
+        except InputError as error:
+            log.warning("%s is left out: %s", id_, error)
+        else:
+            if screen:
+                folders[id_] = screen.folder
+    return folders
+
+
 class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource yields itself
     """The platform's home folder."""
 
@@ -96,34 +119,53 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
     # ---- settings ------------------------------------------------------------------------------------------------------------
 
     def source_folders(self) -> dict[str, Path]:
-        """Dataset id → folder of its native files, from ``[sources]`` of ``settings.toml``, in the order of the registry.
+        """Dataset id → folder of its native files, in the order of the registry.
+
+        These are the datasets in ``[sources]`` of ``settings.toml``, and the user's own screens in ``screens/``. A screen whose description
+        is wrong is left out, with a warning in the log, so that the other datasets go on.
 
         Raises
         ------
         InputError
             If the file cannot be read, or names an unknown dataset.
         """
+        folders = {
+            dataset: native_folder(self.root, dataset) if folder == DOWNLOAD else self.root / Path(folder).expanduser()
+            for dataset, folder in self._sources().items()
+        }
+        return folders | _own_screens()
+
+    def is_downloaded(self, dataset: str) -> bool:
+        """Whether a dataset's native files are fetched, as settings.toml says by the word download in place of a folder."""
+        return self._sources().get(dataset) == DOWNLOAD
+
+    def _settings(self) -> dict[str, Any]:
+        """Content of ``settings.toml``; nothing where it is not there."""
+        file = self.root / SETTINGS
+        try:
+            return tomllib.loads(file.read_text()) if file.is_file() else {}
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"not valid TOML: {error}", file=file) from error
+
+    def _sources(self) -> dict[str, str]:
+        """``[sources]`` of ``settings.toml``, in the order of the registry."""
         from perturbridge_dagster.registry import dataset as registered
         from perturbridge_dagster.registry import in_order
 
         file = self.root / SETTINGS
-        try:
-            values = tomllib.loads(file.read_text()) if file.is_file() else {}
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(f"not valid TOML: {error}", file=file) from error
-        sources = values.get("sources", {})
+        sources = self._settings().get("sources", {})
         if not isinstance(sources, dict):
             raise InputError("sources is not a table", file=file, expected="[sources], with one line a dataset below it")
-        folders = {}
         for dataset, folder in sources.items():
             try:
                 registered(dataset)
             except InputError as error:
                 raise InputError("unknown dataset in [sources]", file=file, column=dataset, expected=error.expected) from error
             if not isinstance(folder, str):
-                raise InputError("is not a folder", file=file, column=dataset, expected='a path in quotes, as in "sample/sciplex"')
-            folders[dataset] = self.root / Path(folder).expanduser()
-        return {dataset: folders[dataset] for dataset in in_order(folders)}
+                raise InputError(
+                    "is not a folder", file=file, column=dataset, expected='a path in quotes, as in "sample/sciplex", or "download"'
+                )
+        return {dataset: sources[dataset] for dataset in in_order(sources)}
 
     def source_folder(self, dataset: str) -> Path:
         """Folder of a dataset's native files.
@@ -139,9 +181,28 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
                 "no folder of native files is configured",
                 dataset=dataset,
                 file=self.root / SETTINGS,
-                advice=f'Add a line under [sources]: {dataset} = "folder with its files".',
+                advice=f'Add a line under [sources]: {dataset} = "folder with its files", or {dataset} = "{DOWNLOAD}".',
             )
         return folders[dataset]
+
+    def published_folder(self) -> Path | None:
+        """Folder of the published Chem-PerturBridge release, ``folder`` of ``[published]`` of ``settings.toml``; None where it has none.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, or says something else there.
+        """
+        settings = self._settings().get("published", {})
+        file = self.root / SETTINGS
+        if not isinstance(settings, dict) or set(settings) - {"folder"}:
+            raise InputError("is not what [published] may hold", file=file, column="published", expected='folder = "a path in quotes"')
+        folder = settings.get("folder")
+        if folder is not None and not isinstance(folder, str):
+            raise InputError(
+                "is not a folder", file=file, column="published.folder", expected='a path in quotes, as in "chem-perturbridge"'
+            )
+        return None if folder is None else self.root / Path(folder).expanduser()
 
     # ---- outputs -------------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from perturbridge_dagster.dataset_sheets import render
@@ -25,8 +26,26 @@ def test_every_source_has_a_row_and_a_section_with_its_terms_and_files() -> None
         assert entry.access.how in section
         assert entry.citation in section
         for file in entry.files:
-            assert f"| {file.role} |" in section
-            assert all(f"`{one.name}`" in section or "plate" in one.name for one in file.downloads)
+            [row] = [line for line in section.splitlines() if line.startswith(f"| {file.role} |")]
+            told = row.split(" | ")[-1].removesuffix(" |").split("<br>")
+            of_many = [int(found[1]) for line in told if (found := re.match(r"(\d+) files, from ", line))]
+            alone = [one for one in file.downloads if any(line.startswith(f"`{one.name}`") for line in told)]
+            assert sum(of_many) + len(alone) == len(file.downloads), file.role
+
+
+def test_every_source_says_how_it_is_had() -> None:
+    said = {line for line in render().splitlines() if line.startswith("- **Get it**")}
+    command = "python -m perturbridge_dagster.sources.download"
+    assert f'- **Get it**: `{command} op3`, or `op3 = "download"`' in said
+    assert f"- **Get it**: `{command} op3_benchmark`" in said
+    [dilimap] = [line for line in said if f"`{command} dilimap_train`" in line]
+    assert f"; `adata_training_counts.h5ad` by hand; then `{command} dilimap_train --local FOLDER` takes it from there" in dilimap
+    [vcpi] = [line for line in said if "vcpi_0001" in line]
+    assert "`data.parquet`, `metadata.csv`, `chemistry.json` by hand" in vcpi
+    assert vcpi.endswith(f"`{command} vcpi_0001 --local FOLDER` takes them from there")
+    assert '"download"' not in vcpi
+    assert any("LaminDB" in line and f"`{command} sciplex`" in line for line in said)
+    assert len(said) == len(datasets()) + len(benchmarks())
 
 
 def test_tables_have_as_many_cells_in_every_line() -> None:

@@ -18,7 +18,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from perturbridge_dagster.errors import InputError, NotEstimableError
-from perturbridge_dagster.identity.doses import nominal_dose_uM
+from perturbridge_dagster.identity.doses import rounded_dose_uM
 
 Replicates = Literal["grouped", "separate"]
 WithoutControls = Literal["refuse", "fit"]
@@ -179,7 +179,7 @@ def _sample_keys(obs: pd.DataFrame, replicates: Replicates, dataset: str | None,
         {
             "is_control": is_control,
             "perturbagen": obs["perturbagen"].astype(str).to_numpy(),
-            "pert_dose_uM": np.where(is_control, 0.0, nominal_dose_uM(obs["pert_dose_uM"].astype(float))),
+            "pert_dose_uM": np.where(is_control, 0.0, rounded_dose_uM(obs["pert_dose_uM"].astype(float))),
             "pert_time_h": obs["pert_time_h"].astype(float).to_numpy(),
             "sample_id": obs.index.astype(str).to_numpy(),
             "plate": obs["plate"].astype(str).to_numpy(),

@@ -18,7 +18,7 @@ import pandas as pd
 from perturbridge_dagster.contract import CELL_CONTEXT_PATTERN, STRATA
 from perturbridge_dagster.effects.design import compound_keys
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.identity.doses import nominal_dose_uM
+from perturbridge_dagster.identity.doses import rounded_dose_uM
 from perturbridge_dagster.written import content_checksum
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def strata_table(written: Iterable[tuple[Stratum, ad.AnnData, str]]) -> pd.DataF
     for stratum, samples, file in written:
         is_control = samples.obs["is_control"].astype(bool).to_numpy()
         conditions = compound_keys(samples.obs).assign(
-            dose=nominal_dose_uM(samples.obs["pert_dose_uM"]), time=samples.obs["pert_time_h"].to_numpy()
+            dose=rounded_dose_uM(samples.obs["pert_dose_uM"]), time=samples.obs["pert_time_h"].to_numpy()
         )
         rows.append(
             {

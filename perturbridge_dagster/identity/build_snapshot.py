@@ -15,7 +15,8 @@ import pandas as pd
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity import tables
 from perturbridge_dagster.identity.cell_contexts import DONOR_COLUMNS, normalized_name
-from perturbridge_dagster.identity.compounds import cleaned_inchikey, name_key, read_structure
+from perturbridge_dagster.identity.compounds import cleaned_cas, cleaned_inchikey, name_key
+from perturbridge_dagster.identity.structures import read_structure
 from perturbridge_dagster.written import written_whole
 
 SNAPSHOT_DATE = "2026-11-21"
@@ -181,6 +182,16 @@ def _hand_over(compounds: pd.DataFrame, curated: pd.DataFrame, key: str) -> tupl
     return compounds[~known], curated.assign(aliases=aliases)
 
 
+def _with_cas_numbers(compounds: pd.DataFrame, moabox: Path) -> pd.DataFrame:
+    """Compounds with the CAS numbers that Novartis lists for their InChIKey among the aliases; one of two InChIKeys is nobody's."""
+    listed = _text(moabox / "MoABox_compounds_metadata.txt")
+    listed = pd.DataFrame({"inchikey": cleaned_inchikey(listed["inchi_key"]), "cas": cleaned_cas(listed["cas_number"])})
+    listed = listed.dropna().drop_duplicates().drop_duplicates("cas", keep=False).sort_values("cas")
+    cas = compounds["inchikey"].map(listed.groupby("inchikey")["cas"].agg(";".join))
+    aliases = [";".join(text for text in pair if isinstance(text, str) and text) for pair in zip(compounds["aliases"], cas, strict=True)]
+    return compounds.assign(aliases=aliases)
+
+
 def build_compounds(real_data: Path, hand_made: Path = tables.DATA) -> pd.DataFrame:
     """The table of compound answers: no PubChem id, InChIKey or name leads to two rows.
 
@@ -216,6 +227,8 @@ def build_compounds(real_data: Path, hand_made: Path = tables.DATA) -> pd.DataFr
     public["inchikey"] = public["inchikey"].where(~public["inchikey"].duplicated(keep=False), None)
     public = _without_names(public[~public["pubchem_cid"].duplicated()], set(_claimed_names(curated)))
     rows = pd.concat([curated, public.assign(date=SNAPSHOT_DATE)], ignore_index=True)
+
+    rows = _with_cas_numbers(rows, real_data / "novartis_moabox")
 
     # a name that is also an alias of another compound, or an alias of two, leads nowhere
     claims = _claimed_names(rows)
@@ -391,22 +404,42 @@ def build_cell_contexts(real_data: Path, hand_made: Path = tables.DATA) -> pd.Da
     contexts["source"] = "Cellosaurus 55.0"
     contexts.loc[contexts.index.str.startswith("CL_"), "source"] = "Cell Ontology 2026-03-26"
     contexts.loc[local, "source"] = "LINCS"
-    contexts["source"] += lincs_name.notna().map({True: "; donor: LINCS 2020", False: ""})
+    # an accession of Cellosaurus is a line; a type of the Cell Ontology may be cultured from anything
+    lines = pd.Series("cell line", index=contexts.index, dtype=object)
+    contexts["model_system"] = lines.where(contexts["source"] == "Cellosaurus 55.0", None)
     from_tahoe = contexts.index.isin(organ.index) & described["tissue"].isna()
-    contexts["source"] += pd.Series(from_tahoe, index=contexts.index).map({True: "; tissue: Tahoe-100M", False: ""})
+    donors_of_lincs = pd.Series("LINCS 2020", index=contexts.index, dtype=object)
+    contexts["donor_source"] = donors_of_lincs.where(lincs_name.notna(), None).mask(from_tahoe, "Tahoe-100M")
     contexts["dataset"] = pd.Series("l1000", index=local)
-    contexts = contexts.reset_index().reindex(columns=["dataset", "cell_type", "label", *DONOR_COLUMNS, "source"]).astype(object)
+    columns = ["dataset", "cell_type", "label", "model_system", *DONOR_COLUMNS, "donor_source", "source"]
+    contexts = contexts.reset_index().reindex(columns=columns).astype(object)
 
     general = contexts.set_index("cell_type")
     for donor in donors.to_dict("records"):
         row = general.loc[donor["cell_type"]].copy()
         given = {column: donor[column] for column in DONOR_COLUMNS if donor[column]}
-        row.update(pd.Series(given | {"dataset": donor["dataset"], "source": f"{row['source']}; by hand: {donor['reason']}"}))
+        said = f"by hand: {donor['reason']}"
+        donor_source = f"{row['donor_source']}; {said}" if isinstance(row["donor_source"], str) else said
+        row.update(pd.Series(given | {"dataset": donor["dataset"], "donor_source": donor_source}))
         if donor["dataset"] is None:
             contexts = contexts[contexts["cell_type"] != donor["cell_type"]]
         contexts = pd.concat([contexts, row.rename_axis(None).to_frame().T.assign(cell_type=donor["cell_type"])])
+    contexts = _with_model_systems(contexts, tables.read_table(tables.CURATED_MODEL_SYSTEMS, hand_made))
     contexts = contexts.where(contexts.notna(), None).assign(date=SNAPSHOT_DATE)
     return contexts.sort_values(["cell_type", "dataset"], na_position="first").reset_index(drop=True)
+
+
+def _with_model_systems(contexts: pd.DataFrame, by_hand: pd.DataFrame) -> pd.DataFrame:
+    """Contexts with the model systems set by hand; a dataset that has no row of a context gets one."""
+    key = ["dataset", "cell_type"]
+    described = contexts.set_index(key, drop=False)
+    model_system = by_hand.set_index(key)["model_system"]
+    new = model_system.index.difference(described.index)
+    general = contexts[contexts["dataset"].isna()].set_index("cell_type", drop=False)
+    added = general.loc[new.get_level_values("cell_type")].assign(dataset=new.get_level_values("dataset")).set_index(key, drop=False)
+    described = pd.concat([described, added])
+    described["model_system"] = model_system.reindex(described.index).fillna(described["model_system"])
+    return described.reset_index(drop=True)
 
 
 # ---- all ---------------------------------------------------------------------------------------------------------------------

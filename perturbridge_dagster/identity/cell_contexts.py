@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from perturbridge_dagster.contract import CELL_CONTEXT_PATTERN
@@ -17,7 +18,9 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.tables import cleaned_text, for_dataset
 
 DONOR_COLUMNS = ("tissue", "disease", "development_stage", "sex", "self_reported_ethnicity")
-CELL_CONTEXT_COLUMNS = ("cell_type", "label", *DONOR_COLUMNS, "found")
+"""What is known of a donor; the words are those of the column donor_source."""
+
+CELL_CONTEXT_COLUMNS = ("cell_type", "label", "model_system", *DONOR_COLUMNS, "donor_source", "cell_type_source", "found")
 
 _ACCESSION = r"^(?:CVCL_[A-Z0-9]{4}|CL_\d{7})$"
 
@@ -43,8 +46,9 @@ class CellContextIdentity:
     Attributes
     ----------
     contexts
-        What is known of each cell context: dataset (null for all), cell_type, label, the donor columns (nullable), source, date.
-        Unique by dataset and cell_type.
+        What is known of each cell context: dataset (null for all), cell_type, label, model_system (nullable), the donor columns
+        (nullable), donor_source (who says so; nullable), source (vocabulary of cell_type, with its version), date. Unique by dataset
+        and cell_type.
     curated
         Names set by hand: dataset (null for all), name, cell_type, reason. A name may be set to itself: it then has no accession, and
         is not looked up.
@@ -72,9 +76,10 @@ class CellContextIdentity:
 
         Returns
         -------
-        Same index: ``cell_type``, ``label``, the donor's tissue, disease, development_stage, sex, self_reported_ethnicity (nullable)
-        and ``found``: ``curated`` by hand, ``name`` by the name of Cellosaurus or the Cell Ontology without case, blanks and hyphens,
-        ``source`` an accession of the source, or its name made safe. All null where the name is missing.
+        Same index: ``cell_type``, ``label``, ``model_system`` (nullable), the donor's tissue, disease, development_stage, sex,
+        self_reported_ethnicity (nullable), ``donor_source`` (nullable), ``cell_type_source``, the vocabulary of cell_type with its
+        version, and ``found``: ``curated`` by hand, ``name`` by the name of Cellosaurus or the Cell Ontology without case, blanks and
+        hyphens, ``source`` an accession of the source, or its name made safe. All null where the name is missing.
 
         Raises
         ------
@@ -103,8 +108,14 @@ class CellContextIdentity:
         self._refuse_unsafe(distinct, cell_type, unnamed, dataset)
 
         known = for_dataset(self.contexts, dataset).drop_duplicates("cell_type").set_index("cell_type")
-        resolved = known[["label", *DONOR_COLUMNS]].reindex(cell_type).set_axis(distinct, axis=0)
+        columns = ["label", "model_system", *DONOR_COLUMNS, "donor_source", "source"]
+        resolved = known[columns].reindex(cell_type).set_axis(distinct, axis=0).rename(columns={"source": "cell_type_source"})
         resolved["label"] = resolved["label"].fillna(pd.Series(distinct.to_numpy(), index=distinct))
+        # the tables have few of Cellosaurus' accessions; one of the others is a line all the same, of a version that nobody says
+        line, term = (cell_type.str.startswith(prefix).to_numpy(dtype=bool) & ~unnamed.to_numpy() for prefix in ("CVCL_", "CL_"))
+        resolved["model_system"] = resolved["model_system"].mask(line & resolved["model_system"].isna(), "cell line")
+        vocabulary = np.select([line, term], ["Cellosaurus", "Cell Ontology"], "source")
+        resolved["cell_type_source"] = resolved["cell_type_source"].fillna(pd.Series(vocabulary, index=resolved.index))
         resolved.insert(0, "cell_type", cell_type.to_numpy())
         resolved["found"] = found.to_numpy()
         result = resolved.reindex(given).set_axis(names.index, axis=0).astype(object)

@@ -6,7 +6,8 @@ control's dose is 0, which a reader knows and a parser does not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,12 @@ UNITS_IN_uM: Mapping[str, float] = {
     "μm": 1.0,
     "nm": 1e-3,
     "pm": 1e-6,
+    "mol/l": 1e6,
+    "mmol/l": 1e3,
+    "umol/l": 1.0,
+    "μmol/l": 1.0,
+    "nmol/l": 1e-3,
+    "pmol/l": 1e-6,
     "molar": 1e6,
     "millimolar": 1e3,
     "micromolar": 1.0,
@@ -34,9 +41,12 @@ UNITS_IN_H: Mapping[str, float] = {
     **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), 1 / 60),
 }
 
+NOMINAL_GAP = 0.015
+"""Largest distance, in log10, of a dose from the nominal dose it is counted as: 3.5 %, as the published DILImap analysis has it."""
+
 # A comma is a thousands separator only between groups of three digits; "0,05" is not read as 5.
 _NUMBER = r"[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
-_QUANTITY = rf"^(?P<number>{_NUMBER})\s*(?P<unit>[^\W\d_]*)$"
+_QUANTITY = rf"^(?P<number>{_NUMBER})\s*(?P<unit>(?:[^\W\d_]+(?:/[lL])?)?)$"
 
 
 def _to_digits(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
@@ -70,7 +80,8 @@ def parse_dose_uM(values: pd.Series, units: pd.Series | None = None) -> pd.Serie
     values
         Texts with a unit (``0.05uM``, ``10.0nM``, ``1,000 nM``), or numbers or number texts where `units` is given.
     units
-        Units beside the numbers, row by row: M, mM, µM (``u``, U+00B5 or U+03BC), nM, pM, in any case but for M, or the words.
+        Units beside the numbers, row by row: M, mM, µM (``u``, U+00B5 or U+03BC), nM, pM, the same as mol/l, or the words; in any
+        case but for M.
 
     Returns
     -------
@@ -111,7 +122,7 @@ def unparsed(values: pd.Series, parsed: pd.Series) -> pd.Series:
     return values[said.notna() & parsed.isna()]
 
 
-def nominal_dose_uM(doses: pd.Series) -> NDArray[np.float64]:
+def rounded_dose_uM(doses: pd.Series) -> NDArray[np.float64]:
     """Doses to four significant digits, at which those that were meant to be one are one: 9.99999 and 10 µM.
 
     Sources write a dose in several ways and dispense it no better than to a per cent. The published analysis rounds to four
@@ -123,3 +134,58 @@ def nominal_dose_uM(doses: pd.Series) -> NDArray[np.float64]:
         Doses in µM; null stays NaN.
     """
     return _to_digits(doses.to_numpy(dtype=np.float64, na_value=np.nan), 4)
+
+
+def shared_nominal_dose_uM(doses: pd.Series, groups: Sequence[pd.Series]) -> pd.Series:
+    """The dose that was meant, one for all near-identical doses of a group.
+
+    Doses are brought to four significant digits first. Of those of a group, the one most frequent in the dataset is nominal; of equally
+    frequent ones the one with fewest digits, then the lowest. Every other dose within :data:`NOMINAL_GAP` of it can no longer be
+    nominal, and so on with those that are left. Then each dose is counted as the nearest nominal dose. So nominal doses of a group are
+    further apart than the gap, no dose is further from its own than the gap, a higher dose never has a lower nominal dose, and nominal
+    doses are their own: chains of dispensed doses cannot drift into one.
+
+    Parameters
+    ----------
+    doses
+        Doses of a whole dataset in µM; 0 stays 0, null stays NaN.
+    groups
+        Series with the index of `doses`; rows that agree in all of them are one group, such as a compound under one vehicle. Nulls
+        agree with each other.
+
+    Returns
+    -------
+    float64 Series, same index, in µM. The order of rows does not matter.
+    """
+    rounded = rounded_dose_uM(doses)
+    keys = pd.DataFrame({number: values.to_numpy() for number, values in enumerate(groups)})
+    group = keys.groupby(list(keys), dropna=False).ngroup().to_numpy() if len(groups) else np.zeros(len(doses), dtype=np.int64)
+    positive = rounded > 0
+    pairs = pd.DataFrame({"group": group[positive], "dose": rounded[positive]})
+    frequency = pairs["dose"].value_counts()
+    distinct = pairs.drop_duplicates().sort_values(["group", "dose"])
+    near = (distinct["group"].diff() == 0) & (np.log10(distinct["dose"]).diff() <= NOMINAL_GAP)
+    nominal = distinct["dose"].to_numpy().copy()
+    # few groups have doses to bring together
+    for number in distinct.loc[near, "group"].unique():
+        start, stop = np.searchsorted(distinct["group"], [number, number + 1])
+        values = nominal[start:stop]
+        nominal[start:stop] = _nearest_nominal(values, frequency[values].to_numpy())
+    meant = pairs.merge(distinct.assign(nominal=nominal), on=["group", "dose"], how="left")["nominal"]
+    result = rounded.copy()
+    result[positive] = meant.to_numpy()
+    return pd.Series(result, index=doses.index, name="nominal_dose_uM")
+
+
+def _nearest_nominal(doses: NDArray[np.float64], frequency: NDArray[Any]) -> NDArray[np.float64]:
+    """Nominal dose of each of some distinct, ascending doses."""
+    places = np.log10(doses)
+    n_digits = np.array([len(f"{dose:.3e}".partition("e")[0].rstrip("0")) for dose in doses])
+    nominal: list[int] = []
+    for position in np.lexsort((doses, n_digits, -frequency)):
+        if all(abs(places[position] - places[other]) > NOMINAL_GAP for other in nominal):
+            nominal.append(int(position))
+    nominal.sort()
+    nearest = np.abs(places[:, None] - places[nominal][None, :]).argmin(axis=1)
+    chosen: NDArray[np.float64] = doses[np.array(nominal)[nearest]]
+    return chosen

@@ -7,7 +7,7 @@ Belongs here: looking gene ids up, and what the answer makes of the columns of a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,13 @@ from perturbridge_dagster.identity.tables import cleaned_text
 if TYPE_CHECKING:
     from scipy import sparse
 
-GeneIdKind = Literal["ensembl", "entrez", "symbol"]
+GeneIdKind = Literal["ensembl", "entrez", "symbol", "mixed"]
+"""What the gene ids of a source are. mixed: each an Ensembl id where it has the form of one, else a symbol."""
+
+NO_CURRENT_GENE = "no current Ensembl id"
+SHARED_IN_VALUES = "dropped, several source genes on one Ensembl id in normalized values"
+MERGED = "several source genes on one Ensembl id"
+"""Rules of the reconciliation: the first two lose genes, the third keeps their counts in another."""
 
 STATUSES = ("current", "replaced", "retired", "ambiguous", "unknown")
 """What is known of a gene id.
@@ -67,7 +73,7 @@ class GeneIdentity:
         return self.genes.set_index("ensembl_id")["symbol"]
 
     @cached_property
-    def _by_kind(self) -> dict[GeneIdKind, pd.DataFrame]:
+    def _by_kind(self) -> dict[str, pd.DataFrame]:
         current = self.genes[["ensembl_id"]].assign(key=self.genes["ensembl_id"], status="current", found="GENCODE id")
         other = {kind: self.keys[self.keys["kind"] == kind] for kind in ("ensembl", "entrez", "symbol")}
         columns = ["ensembl_id", "status", "found"]
@@ -76,6 +82,50 @@ class GeneIdentity:
             "entrez": other["entrez"].set_index("key")[columns],
             "symbol": other["symbol"].set_index("key")[columns],
         }
+
+    def with_archive(self, archive: pd.DataFrame | None) -> GeneIdentity:
+        """These answers and those of Ensembl's archive on Ensembl ids.
+
+        An id of the current list stays itself. Of the others, what the archive says for certain holds: the one current id that stands for
+        an id. An id in use that the list lacks, as the ids on alternative sequences are, goes where these answers lead it, else it is a
+        current gene without a symbol. Where the archive has no single id, these answers hold if they have one; else the archive's
+        reason does.
+
+        Parameters
+        ----------
+        archive
+            Answers as ``ensembl.load_archive`` reads them; with None nothing changes.
+        """
+        if archive is None or archive.empty:
+            return self
+        own = self.keys[self.keys["kind"] == "ensembl"].set_index("key")
+        others = archive[~archive["gene_id"].isin(self.genes["ensembl_id"])].set_index("gene_id")
+        known = own["ensembl_id"].reindex(others.index)
+        target = others["ensembl_id"].where(others["status"] == "replaced", known)
+        target = target.where(target.notna() | (others["status"] != "current"), pd.Series(others.index, others.index))
+        # what stands for an id may itself be one that these answers lead further, on an alternative sequence
+        further = target.map(own["ensembl_id"].dropna())
+        target = target.where(target.isin(self.genes["ensembl_id"]) | further.isna(), further)
+        itself = target == others.index
+        # an id that the archive does not know may be known here
+        older = (others["status"] == "unknown") & others.index.isin(own.index)
+        status = others["status"].mask(target.notna(), "replaced").mask(itself, "current")
+        status = status.mask(older, own["status"].reindex(others.index))
+        by_archive = (others["status"] == "replaced") | (known.isna() & ~older)
+        release = "Ensembl archive, release " + others["release"].astype(str)
+        rows = pd.DataFrame(
+            {
+                "kind": "ensembl",
+                "key": others.index,
+                "ensembl_id": target.to_numpy(),
+                "status": status.to_numpy(),
+                "found": release.where(by_archive, own["found"].reindex(others.index)).to_numpy(),
+            }
+        )
+        new = sorted(set(target.dropna()) - set(self.genes["ensembl_id"]))
+        keys = pd.concat([self.keys[(self.keys["kind"] != "ensembl") | ~self.keys["key"].isin(others.index)], rows[~itself.to_numpy()]])
+        genes = pd.concat([self.genes, pd.DataFrame({"ensembl_id": new, "symbol": None}, dtype=object)], ignore_index=True)
+        return replace(self, genes=genes, keys=keys.astype(object).where(keys.notna(), None).reset_index(drop=True))
 
     def resolve(self, ids: Sequence[object] | pd.Series, kind: GeneIdKind) -> pd.DataFrame:
         """Current Ensembl ids of gene ids.
@@ -93,6 +143,11 @@ class GeneIdentity:
         current gene), ``status`` (see :data:`STATUSES`), ``found`` (how; null where unknown).
         """
         given = ids if isinstance(ids, pd.Series) else pd.Series(list(ids), dtype=object)
+        if kind == "mixed":
+            is_id = gene_key(given, "ensembl").astype("string").str.fullmatch(r"ENSG\d{11}").fillna(value=False).to_numpy(bool)
+            parts = [self.resolve(given[is_id], "ensembl"), self.resolve(given[~is_id], "symbol")]
+            order = np.argsort(np.concatenate([np.flatnonzero(is_id), np.flatnonzero(~is_id)]))
+            return pd.concat(parts).iloc[order]
         answers = self._by_kind[kind].reindex(gene_key(given, kind)).set_axis(given.index)
         answers.insert(1, "symbol", answers["ensembl_id"].map(self._symbols))
         answers["status"] = answers["status"].fillna("unknown")
@@ -167,12 +222,9 @@ def merge_genes(source_gene_ids: pd.Index, resolved: pd.DataFrame, *, normalized
         },
         index=pd.Index(genes, name="ensembl_id", dtype=object),
     )
-    rule = (
-        "dropped, several source genes on one Ensembl id in normalized values" if normalized else "several source genes on one Ensembl id"
-    )
     counts = [
-        ("no current Ensembl id", len(resolved), n_resolved),
-        (rule, n_resolved, len(genes)),
+        (NO_CURRENT_GENE, len(resolved), n_resolved),
+        (SHARED_IN_VALUES if normalized else MERGED, n_resolved, len(genes)),
     ]
     reconciliation = pd.DataFrame(
         [(text, n_in, n_in - n_out, n_out) for text, n_in, n_out in counts], columns=["rule", "n_in", "n_dropped", "n_out"]

@@ -78,3 +78,20 @@ def names_around_brackets(name: str) -> tuple[str, ...]:
     form = forms.pop() if forms else ""
     named = [part for part in parts if part and _form(part) != part]
     return tuple(part if _form(part) == form else f"{part} {form}" for part in named)
+
+
+def name_stages(name: str) -> tuple[tuple[str, ...], ...]:
+    """The names by which a compound is looked up, stage by stage: a stage counts where none before it leads to a compound.
+
+    Parameters
+    ----------
+    name
+        A name in small letters.
+
+    Returns
+    -------
+    The whole name; the name with its salts written in one way; its parts around the last brackets, which answer together, where they
+    lead to one compound. Stages that add nothing are left out.
+    """
+    stages = ((name,), (spelled_name(name),), names_around_brackets(name))
+    return tuple(stage for number, stage in enumerate(stages) if stage and stage not in stages[:number])

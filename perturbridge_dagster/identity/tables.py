@@ -1,4 +1,4 @@
-"""The shipped identity tables: where they lie, how they are read, and which curated entries hold for a dataset.
+"""The identity tables, shipped and a user's own: where they lie, how they are read, and which entries hold for a dataset.
 
 Does not belong here: what a table means (``compounds.py``, ``genes.py``, ``cell_contexts.py``) or how it is made (``build_snapshot.py``).
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from perturbridge_dagster.errors import InputError
+
 DATA = Path(__file__).parent / "data"
 
 COMPOUNDS = "compounds.csv"
@@ -20,6 +22,7 @@ GENE_KEYS = "gene_keys.parquet"
 CELL_CONTEXTS = "cell_contexts.csv"
 CURATED_CELL_CONTEXTS = "curated_cell_contexts.csv"
 CURATED_DONORS = "curated_donors.csv"
+CURATED_MODEL_SYSTEMS = "curated_model_systems.csv"
 
 NO_VALUE = frozenset({"", "-666", "-666.0", "-666.000000"})
 """Texts by which LINCS and CIGS say that there is no value."""
@@ -40,6 +43,59 @@ def read_table(name: str, folder: Path = DATA) -> pd.DataFrame:
         return pd.read_parquet(path)
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     return frame.where(frame != "", None)
+
+
+CATALOGUE_COLUMNS = ("dataset", "catalogue_id", "pubchem_cid", "inchikey", "smiles", "source", "date")
+
+
+def catalogue_files(folder: Path) -> list[Path]:
+    """The vendors' tables of a user's snapshot, sorted."""
+    return sorted((folder / "catalogues").glob("*.csv"))
+
+
+def read_catalogues(folder: Path) -> pd.DataFrame | None:
+    """Vendors' tables, one below the other; None where there is none.
+
+    Parameters
+    ----------
+    folder
+        The user's snapshot. Each ``catalogues/<vendor>.csv`` has a column catalogue_id and at least one of pubchem_cid, inchikey and
+        smiles. It may have a column dataset (the datasets that use this vendor's numbers; all without it), source and date (the file's
+        name and nothing without them).
+
+    Raises
+    ------
+    InputError
+        If a table cannot be read, lacks a column, or gives a number twice for a dataset.
+    """
+    parts = []
+    for file in catalogue_files(folder):
+        try:
+            frame = read_table(file.name, file.parent)
+            if not isinstance(frame.index, pd.RangeIndex):
+                raise ValueError("rows have more values than there are columns")
+        except (ValueError, OSError) as error:
+            raise InputError(f"cannot be read ({error}).", file=file, expected="a table of comma-separated values in UTF-8") from error
+        if "catalogue_id" not in frame or not {"pubchem_cid", "inchikey", "smiles"} & set(frame.columns):
+            raise InputError(
+                f"has the columns {', '.join(map(str, frame.columns))}.",
+                file=file,
+                expected="catalogue_id, and one or more of pubchem_cid, inchikey and smiles",
+            )
+        frame = frame.reindex(columns=list(CATALOGUE_COLUMNS)).astype(object)
+        frame = frame.where(frame.notna(), None)
+        frame["source"] = frame["source"].where(frame["source"].notna(), file.stem)
+        parts.append(frame.assign(catalogue_id=cleaned_text(frame["catalogue_id"])).dropna(subset="catalogue_id"))
+        twice = parts[-1].duplicated(["dataset", "catalogue_id"])
+        if twice.any():
+            raise InputError(
+                "a catalogue number occurs twice.",
+                file=file,
+                column="catalogue_id",
+                rows=parts[-1].loc[twice, "catalogue_id"].tolist(),
+                expected="one row a number and dataset",
+            )
+    return pd.concat(parts, ignore_index=True) if parts else None
 
 
 def for_dataset(entries: pd.DataFrame, dataset: str) -> pd.DataFrame:

@@ -11,8 +11,10 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
     from perturbridge_dagster.effects.storage import StoredEffects
+    from perturbridge_dagster.identity.snapshot import Identity
 
 log = logging.getLogger("perturbridge")
 
@@ -104,16 +107,37 @@ def _unchanged_location(dataset: str, recorded: Path) -> Path:
 # ---- harmonized samples ------------------------------------------------------------------------------------------------------
 
 
+def _identity(request: Request) -> Identity | None:
+    """The shipped answers with those of the user's snapshot, None where the request names no such snapshot."""
+    from perturbridge_dagster.identity.snapshot import with_answers
+
+    if "identity" not in request.inputs:
+        return None
+    folder = request.path("identity")
+    identity = with_answers(folder, request.arguments["dataset"])
+    if identity.grown_version != request.inputs["identity"].checksum:
+        raise InputError(
+            "identity answers have changed since harmonized_samples was planned",
+            dataset=request.arguments["dataset"],
+            file=folder,
+            advice="Rematerialize harmonized_samples once no one asks for more.",
+        )
+    return identity
+
+
 def harmonized_samples(request: Request, folder: Path) -> None:
-    """Harmonize a dataset: ``strata/<stratum>.h5ad``, and obs, var, strata and reconciliation as Parquet."""
-    from perturbridge_dagster.contract import HARMONIZED_OBS, HARMONIZED_VAR, RECONCILIATION, STRATA
+    """Harmonize a dataset: ``strata/<stratum>.h5ad``, and obs, var, strata, reconciliation, dropped genes, compound identity as Parquet."""
+    from perturbridge_dagster.contract import COMPOUND_IDENTITY, DROPPED_GENES, HARMONIZED_VAR, RECONCILIATION, STRATA
     from perturbridge_dagster.effects.strata import Stratum, split_strata, strata_table
     from perturbridge_dagster.quality.figures import samples_by_cell_context
+    from perturbridge_dagster.registry import dataset as registered
     from perturbridge_dagster.sources import harmonize
 
     dataset, recorded = request.arguments["dataset"], request.path("source_files")
-    samples = harmonize(dataset, _unchanged_location(dataset, recorded))
+    samples = harmonize(dataset, _unchanged_location(dataset, recorded), identity=_identity(request))
     stamp = _stamp(request, [read_stamp(recorded / "source_files.parquet")])
+    # of the whole dataset: not to be repeated in the file of each stratum
+    dropped_genes, compounds = samples.uns.pop("dropped_genes"), samples.uns.pop("compound_identity")
 
     def written_strata() -> Iterator[tuple[Stratum, ad.AnnData, str]]:
         for stratum, part in split_strata(samples, dataset):
@@ -124,9 +148,11 @@ def harmonized_samples(request: Request, folder: Path) -> None:
 
     obs = samples.obs.reset_index()
     write_parquet(folder / "strata.parquet", strata_table(written_strata()), STRATA, stamp)
-    write_parquet(folder / "obs.parquet", obs, HARMONIZED_OBS, stamp)
+    write_parquet(folder / "obs.parquet", obs, registered(dataset).obs_table, stamp)
     write_parquet(folder / "var.parquet", samples.var.reset_index(), HARMONIZED_VAR, stamp)
     write_parquet(folder / "reconciliation.parquet", samples.uns["reconciliation"], RECONCILIATION, stamp)
+    write_parquet(folder / "dropped_genes.parquet", dropped_genes, DROPPED_GENES, stamp)
+    write_parquet(folder / "compound_identity.parquet", compounds, COMPOUND_IDENTITY, stamp)
     labels = dict(zip(obs["cell_type"].astype(str), obs["source_cell_context"].astype(str), strict=True))
     _write_figure(folder, "samples.png", samples_by_cell_context(obs, labels))
 
@@ -226,6 +252,37 @@ def replicate_agreement(request: Request, folder: Path) -> None:
     _write_figure(folder, "replicates.png", figures.replicate_figure(pairs))
 
 
+def published_comparison(request: Request, folder: Path) -> None:
+    """Compare a stratum's effects with the published ones: ``comparison.parquet``, ``strata.parquet``, ``genes.parquet``,
+    ``unmatched.parquet``, and ``report.json`` with the published files and what was fitted again.
+    """
+    from perturbridge_dagster.contract import PUBLISHED_COMPARISON, PUBLISHED_GENES, PUBLISHED_STRATA, PUBLISHED_UNMATCHED
+    from perturbridge_dagster.effects.storage import open_effects
+    from perturbridge_dagster.published import compare_stratum, open_published_effects
+    from perturbridge_dagster.published.figures import comparison_figure
+    from perturbridge_dagster.published.refit import stored_refit
+
+    dataset, stratum = request.arguments["dataset"], request.arguments["stratum"]
+    files = [request.path("published") / name for name in request.arguments["files"]]
+    ours = open_effects(request.path("effects"))
+    with open_published_effects(files, dataset, stratum) as published, ExitStack() as stack:
+        refit, said = None, "the release fitted the stratum whole"
+        if len(published.batches) > 1:
+            scratch = Path(stack.enter_context(TemporaryDirectory(dir=folder)))
+            samples = read_h5ad(request.path("samples"), "harmonized_samples")
+            refit, said = stored_refit(samples, published, ours, scratch)
+        log.info("%s: %s", stratum, said)
+        comparison = compare_stratum(published, ours, refit)
+    stamp = _stamp(request, [ours.stamp])
+    write_parquet(folder / "comparison.parquet", comparison.contrasts, PUBLISHED_COMPARISON, stamp)
+    write_parquet(folder / "strata.parquet", comparison.strata, PUBLISHED_STRATA, stamp)
+    write_parquet(folder / "genes.parquet", comparison.genes, PUBLISHED_GENES, stamp)
+    write_parquet(folder / "unmatched.parquet", comparison.unmatched, PUBLISHED_UNMATCHED, stamp)
+    compared = [{"name": file.name, "bytes": file.stat().st_size, "sha256": file_checksum(file)} for file in files]
+    write_json(folder / "report.json", {"published_files": compared, "refit": said})
+    _write_figure(folder, "comparison.png", comparison_figure(comparison))
+
+
 # ---- representation ----------------------------------------------------------------------------------------------------------
 
 
@@ -281,6 +338,7 @@ TASKS: dict[str, Task] = {
     "matched_conditions": matched_conditions,
     "cross_dataset_agreement": cross_dataset_agreement,
     "replicate_agreement": replicate_agreement,
+    "published_comparison": published_comparison,
     "training_corpus": training_corpus,
     "compound_embeddings": compound_embeddings,
 }

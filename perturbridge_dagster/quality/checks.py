@@ -15,18 +15,33 @@ from typing import TYPE_CHECKING, Any
 
 from perturbridge_dagster.contract import (
     AGREEMENT_CONDITIONS,
+    DROPPED_GENES,
     EVALUATION,
     GENE_FILTER,
     HARMONIZED_OBS,
     HARMONIZED_VAR,
     MATCHED_CONDITIONS,
+    PUBLISHED_COMPARISON,
+    PUBLISHED_GENES,
+    PUBLISHED_STRATA,
+    PUBLISHED_UNMATCHED,
     RECONCILIATION,
     REPLICATE_PAIRS,
     STRATA,
     CheckFamily,
+    Table,
+    version_numbers,
+)
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.quality.defects import (
+    controls_by_plate,
+    doses_off_the_grid,
+    headers_as_genes,
+    lost_conditions,
+    perturbagen_names,
 )
 from perturbridge_dagster.quality.suites import Finding, Rule, table_rules, validate
-from perturbridge_dagster.written import read_parquet
+from perturbridge_dagster.written import read_parquet, read_stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +50,8 @@ if TYPE_CHECKING:
 
 Findings = dict[str, list[Finding]]
 
-MINIMUM_CID_SHARE = 0.5
-"""Share of treated samples with a PubChem id below which identity resolution has gone wrong rather than met unknown compounds."""
+MINIMUM_IDENTIFIED_SHARE = 0.5
+"""Share of identified treated samples below which identity resolution has gone wrong rather than met unknown compounds."""
 
 LITTLE_SUPPORT = 0.02
 """Share of samples at or above the filter's cut-off below which a tested gene has little support: in whole strata, noise mostly."""
@@ -81,52 +96,111 @@ def harmonized_samples(folder: Path) -> Findings:
     obs, var, strata, reconciliation = (
         read_parquet(folder / f"{name}.parquet", "harmonized_samples") for name in ("obs", "var", "strata", "reconciliation")
     )
+    dataset, version = str(obs["dataset"].iloc[0]), read_stamp(folder / "obs.parquet").contract_version
+    table = _obs_table(dataset).as_of(version)
     key = ["sample_id", "perturbagen", "cell_type"]
     treated, controls = obs[~obs["is_control"]], obs[obs["is_control"]]
+    with_dropped_genes = version_numbers(version) >= version_numbers("1.2")
 
     def fields(family: CheckFamily) -> list[Finding]:
-        found = validate(obs, table_rules(HARMONIZED_OBS, family), key)
+        found = validate(obs, table_rules(table, family), key)
         return found + validate(var, table_rules(HARMONIZED_VAR, family), ["ensembl_id", "source_gene_id"])
 
-    text_rules = [
-        Rule(
-            "perturbagen is not a number or a word for missing",
-            "ExpectColumnValuesToNotMatchRegex",
-            {"column": "perturbagen", "regex": r"^\s*$|^[-+]?\d+(?:\.\d+)?$|^(?i:nan|none|null|<na>)$"},
-            "warning",
-        )
-    ]
-    gene_rules = [
-        Rule(
-            "no header row was read as a gene",
-            "ExpectColumnValuesToNotMatchRegex",
-            {"column": "source_gene_id", "regex": r"(?i)(?:^|;)(?:gene_?id|gene|symbol|index|ensembl_?id)(?:$|;)"},
-        )
-    ]
+    dropped_genes = read_parquet(folder / "dropped_genes.parquet", "harmonized_samples") if with_dropped_genes else None
     return {
-        "schema": fields("schema") + validate(strata, table_rules(STRATA), ["stratum"]),
-        "identity": fields("identity") + validate(obs, text_rules, key) + validate(var, gene_rules, ["source_gene_id"]),
+        "schema": fields("schema") + validate(obs, [_columns(table)], []) + validate(strata, table_rules(STRATA), ["stratum"]),
+        "identity": fields("identity") + perturbagen_names(obs) + headers_as_genes(var, dropped_genes, reconciliation),
         "chemistry": fields("chemistry") + validate(_chemistry(treated), _CHEMISTRY_RULES, ["dataset"]),
         "dose_time": fields("dose_time")
         + validate(controls, [_equal("controls have dose 0", "pert_dose_uM", 0.0)], key)
-        + validate(treated, [_at_least("treated samples have a positive dose", "pert_dose_uM", 0, strictly=True)], key),
+        + validate(treated, [_at_least("treated samples have a positive dose", "pert_dose_uM", 0, strictly=True)], key)
+        + (
+            validate(_nominal_doses(obs), _NOMINAL_RULES, [*key, "pert_dose_uM"]) + doses_off_the_grid(obs)
+            if "nominal_dose_uM" in table.names
+            else []
+        ),
         "controls": fields("controls")
         + validate(strata, [_at_least("every stratum has vehicle controls", "n_controls", 1)], ["stratum", "n_treated"])
         + validate(_controls_by_time(obs), _CONTROL_RULES, ["cell_type", "pert_time_h", "n_treated"])
-        + validate(_controls_by_plate(obs), _PLATE_RULES, ["cell_type", "plate", "n_treated"]),
+        + controls_by_plate(obs),
         "counts": fields("counts")
         + validate(reconciliation, table_rules(RECONCILIATION), ["step", "rule"])
-        + validate(_reconciled(reconciliation, obs, var), [_equal("the reconciliation adds up", "adds_up", True)], ["axis", "rule"]),
-        "expectations": _expectations(str(obs["dataset"].iloc[0]), folder),
+        + validate(_reconciled(reconciliation, obs, var), [_equal("the reconciliation adds up", "adds_up", True)], ["axis", "rule"])
+        + lost_conditions(reconciliation)
+        + (_dropped_genes(dropped_genes, reconciliation) if dropped_genes is not None else []),
+        "expectations": _expectations(dataset, folder),
     }
 
 
 _CHEMISTRY_RULES = [
-    _at_least(f"at least {MINIMUM_CID_SHARE:.0%} of treated samples have a PubChem id", "share_with_cid", MINIMUM_CID_SHARE),
+    _at_least(
+        f"at least {MINIMUM_IDENTIFIED_SHARE:.0%} of treated samples have a PubChem id or a structure",
+        "share_identified",
+        MINIMUM_IDENTIFIED_SHARE,
+    ),
     _at_least("at least 90% of treated samples have a PubChem id", "share_with_cid", 0.9, severity="warning"),
 ]
 _CONTROL_RULES = [_at_least("every treated time of a cell context has controls of that time", "n_controls", 1, severity="warning")]
-_PLATE_RULES = [_at_least("every plate has controls", "n_controls", 1, severity="warning")]
+
+
+_NOMINAL_RULES = [_equal("every sample has a nominal dose, within 7 % of its dose", "is_near", True)]
+
+
+def _obs_table(dataset: str) -> Table:
+    """Table of samples of a dataset; the contract's own where nothing is registered under the id."""
+    from perturbridge_dagster.registry import dataset as registered
+
+    try:
+        return registered(dataset).obs_table
+    except InputError:
+        return HARMONIZED_OBS
+
+
+def _columns(table: Table) -> Rule:
+    return Rule(
+        "samples have the columns of the contract and those that the registry declares, and no others",
+        "ExpectTableColumnsToMatchSet",
+        {"column_set": table.names, "exact_match": True},
+    )
+
+
+def _nominal_doses(obs: pd.DataFrame) -> pd.DataFrame:
+    """Whether each nominal dose is near the dose; zeros are near each other only."""
+    import numpy as np
+
+    from perturbridge_dagster.identity.doses import NOMINAL_GAP
+
+    # a reader's own nominal dose may stand at the other end of the doses within the gap; half a unit of the fourth digit beside it
+    limit = 10 ** (2 * NOMINAL_GAP) * 1.0006
+    low, high = obs["pert_dose_uM"] / limit, obs["pert_dose_uM"] * limit
+    return obs.assign(is_near=np.asarray((obs["nominal_dose_uM"] >= low) & (obs["nominal_dose_uM"] <= high), dtype=bool))
+
+
+def _dropped_genes(dropped: pd.DataFrame, reconciliation: pd.DataFrame) -> list[Finding]:
+    """Whether every gene that a rule of the reconciliation lost is listed with its reason."""
+    import pandas as pd
+
+    from perturbridge_dagster.identity.genes import NO_CURRENT_GENE, SHARED_IN_VALUES
+    from perturbridge_dagster.sources.assemble import NOT_EVERYWHERE
+
+    steps = reconciliation[reconciliation["rule"].str.startswith((NO_CURRENT_GENE, SHARED_IN_VALUES, NOT_EVERYWHERE))]
+    rules = steps.groupby("rule")["n_dropped"].sum().reset_index()
+    # that rule counts current genes, of which several source genes may be one
+    current = dropped["reason"] == "not in every file"
+    listed = pd.concat([dropped[~current], dropped[current].drop_duplicates(["file", "ensembl_id"])])["rule"].value_counts()
+    rules["n_listed"] = rules["rule"].map(listed).fillna(0).astype("int64")
+    rules["all_listed"] = rules["n_listed"] == rules["n_dropped"]
+    return [
+        *validate(dropped, table_rules(DROPPED_GENES), ["file", "source_gene_id"]),
+        *validate(
+            dropped.assign(is_counted=dropped["rule"].isin(rules["rule"])),
+            [_equal("every dropped gene is counted by a rule of the reconciliation", "is_counted", True)],
+            ["file", "source_gene_id", "rule"],
+        ),
+        *validate(
+            rules, [_equal("every gene that a rule lost is listed with its reason", "all_listed", True)], ["rule", "n_dropped", "n_listed"]
+        ),
+    ]
 
 
 def _expectations(dataset: str, folder: Path) -> list[Finding]:
@@ -145,23 +219,19 @@ def _expectations(dataset: str, folder: Path) -> list[Finding]:
 
 
 def _chemistry(treated: pd.DataFrame) -> pd.DataFrame:
-    share = treated.groupby("dataset")["pubchem_cid"].apply(lambda cids: cids.notna().mean())
-    return share.rename("share_with_cid").reset_index()
-
-
-def _control_counts(obs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Treated and control samples by group, of groups with treated samples."""
-    counts = obs.groupby(by)["is_control"].agg(n_controls="sum", n="size").reset_index()
-    counts["n_treated"] = counts.pop("n") - counts["n_controls"]
-    return counts[counts["n_treated"] > 0]
+    """Shares of treated samples with a PubChem id, and with that or a structure: compounds of a laboratory's own are in no public list."""
+    known = treated[["dataset"]].assign(
+        share_with_cid=treated["pubchem_cid"].notna(),
+        share_identified=treated["pubchem_cid"].notna() | treated["inchikey"].notna(),
+    )
+    return known.groupby("dataset").mean().reset_index()
 
 
 def _controls_by_time(obs: pd.DataFrame) -> pd.DataFrame:
-    return _control_counts(obs, ["cell_type", "pert_time_h"])
-
-
-def _controls_by_plate(obs: pd.DataFrame) -> pd.DataFrame:
-    return _control_counts(obs, ["cell_type", "plate"])
+    """Treated and control samples by cell context and time, where there are treated samples."""
+    counts = obs.groupby(["cell_type", "pert_time_h"])["is_control"].agg(n_controls="sum", n="size").reset_index()
+    counts["n_treated"] = counts.pop("n") - counts["n_controls"]
+    return counts[counts["n_treated"] > 0]
 
 
 def _reconciled(reconciliation: pd.DataFrame, obs: pd.DataFrame, var: pd.DataFrame) -> pd.DataFrame:
@@ -171,7 +241,8 @@ def _reconciled(reconciliation: pd.DataFrame, obs: pd.DataFrame, var: pd.DataFra
     own = steps["n_in"] - steps["n_dropped"] == steps["n_out"]
     chained = previous.isna() | (previous == steps["n_in"])
     last = ~steps.duplicated("axis", keep="last")
-    ends = steps["axis"].map({"samples": len(obs), "genes": len(var)})
+    conditions = obs[["perturbagen", "cell_type", "pert_dose_uM", "pert_time_h"]].drop_duplicates()
+    ends = steps["axis"].map({"samples": len(obs), "genes": len(var), "conditions": len(conditions)})
     fits = ~last | ends.isna() | (ends == steps["n_out"])
     return steps.assign(adds_up=own & chained & fits)
 
@@ -296,6 +367,45 @@ def replicate_agreement(folder: Path) -> Findings:
     }
 
 
+LEAST_PUBLISHED_AGREEMENT = 0.9
+"""Median Spearman correlation of logFC with the published effects below which, unexplained, one of the two has gone wrong."""
+
+
+def published_comparison(folder: Path) -> Findings:
+    """Checks on the comparison of a stratum with the published release."""
+    compared, strata, genes, unmatched = (
+        read_parquet(folder / f"{name}.parquet", "published_comparison") for name in ("comparison", "strata", "genes", "unmatched")
+    )
+    key = ["contrast", "published_name", "published_batch", "perturbagen", "pert_dose_uM"]
+    unexplained = compared[(compared["explanation"] == "unexplained") & ~compared["is_padding"]]
+    differing = _at_least(
+        f"a contrast that nothing explains has a Spearman correlation of at least {LEAST_PUBLISHED_AGREEMENT:g}",
+        "spearman_logFC",
+        LEAST_PUBLISHED_AGREEMENT,
+        severity="warning",
+    )
+    comparable = _at_least("every contrast has a gene with a value on both sides", "n_genes", 1, severity="warning")
+    return {
+        "scores": [
+            *validate(
+                compared,
+                [
+                    *table_rules(PUBLISHED_COMPARISON),
+                    _unique_together("each published row is compared once", ["stratum", "published_name"]),
+                ],
+                key,
+            ),
+            *validate(strata, table_rules(PUBLISHED_STRATA), ["stratum"]),
+            *validate(genes, table_rules(PUBLISHED_GENES), ["ensembl_id"]),
+            *validate(unmatched, table_rules(PUBLISHED_UNMATCHED), ["side", "perturbagen", "pert_dose_uM"]),
+        ],
+        "agrees": [
+            *validate(unexplained.dropna(subset="spearman_logFC"), [differing], [*key, "spearman_logFC", "largest_difference"]),
+            *validate(compared, [comparable], [*key, "n_genes_only_ours", "n_genes_only_published"]),
+        ],
+    }
+
+
 # ---- representation ----------------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +475,7 @@ CHECKS: dict[str, Callable[[Path], Findings]] = {
     "matched_conditions": matched_conditions,
     "cross_dataset_agreement": cross_dataset_agreement,
     "replicate_agreement": replicate_agreement,
+    "published_comparison": published_comparison,
     "training_corpus": training_corpus,
     "compound_embeddings": compound_embeddings,
 }

@@ -204,6 +204,18 @@ def harmonized_counts(obs: pd.DataFrame, var: pd.DataFrame, strata: pd.DataFrame
     return {**_source_counts(reconciliation), **counts}
 
 
+def dropped_by_reason(dropped: pd.DataFrame) -> pd.DataFrame:
+    """Dropped genes and the counts lost with them, by file and reason; the most genes first.
+
+    Parameters
+    ----------
+    dropped
+        The contract's table dropped_genes.
+    """
+    by_reason = dropped.groupby(["file", "reason"], sort=True)["counts_lost"]
+    return by_reason.agg(genes="size", counts_lost="sum").reset_index().sort_values("genes", ascending=False, kind="stable")
+
+
 def _by_stratum(counts: pd.Series) -> dict[str, int]:
     return {str(stratum): int(count) for stratum, count in counts.items()}
 

@@ -33,9 +33,11 @@ from pydantic import (
     model_validator,
 )
 
+from perturbridge_dagster import contract
 from perturbridge_dagster.contract import HARMONIZED_OBS
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.registry.expectations import Expectation, require_known
+from perturbridge_dagster.registry.screen import Screen
 
 PAIR_SEPARATOR = "__"
 """Joins two dataset ids to the id of a pair; no dataset id contains it."""
@@ -200,6 +202,29 @@ class Control(_Declared):
     how: str
 
 
+class ExtraField(_Declared):
+    """A column of the harmonized samples that one dataset has and the contract does not.
+
+    Attributes
+    ----------
+    meaning
+        One sentence on what a value says.
+    type
+        Type of a value. In TOML a text field may be written as its meaning alone.
+    unit
+        Unit of a number.
+    """
+
+    meaning: Annotated[str, StringConstraints(pattern=r"\.$")]
+    type: Literal["string", "int64", "float64"] = "string"
+    unit: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _meaning_alone(cls, values: Any) -> Any:
+        return {"meaning": values} if isinstance(values, str) else values
+
+
 class EffectsOptions(_Declared):
     """Options of the effects stage (``effects.estimate_effects`` says what each does).
 
@@ -297,7 +322,7 @@ class Dataset(Source):
     cell_context_constants
         Values of harmonized obs fields that are the same for every sample of one cell context, by the context's id.
     extra_fields
-        Columns of the samples that the contract does not have, with their meaning.
+        Columns of the samples that the contract does not have. The reader gives them under these names, and they may be null.
     identity_first
         Donor fields for which the identity snapshot is preferred to the source's own value.
     strata
@@ -308,6 +333,8 @@ class Dataset(Source):
         Datasets whose samples are all among this one's, with held-out samples beside them. The two are never a pair, and count once.
     expectations
         By quantity, what the counts are expected to be on the full source.
+    screen
+        Files and columns of a user's own screen; None for the public datasets, whose readers know theirs.
     """
 
     reader: str | None = None
@@ -317,12 +344,13 @@ class Dataset(Source):
     control: Control
     constants: dict[str, str]
     cell_context_constants: dict[str, dict[str, str]] = {}
-    extra_fields: dict[str, str] = {}
+    extra_fields: dict[str, ExtraField] = {}
     identity_first: tuple[str, ...] = ()
     strata: tuple[str, ...] = Field(min_length=1)
     effects: EffectsOptions
     contains: tuple[DatasetId, ...] = ()
     expectations: dict[str, Expectation] = {}
+    screen: Screen | None = None
 
     @property
     def checksum(self) -> str:
@@ -333,7 +361,17 @@ class Dataset(Source):
         decides = self.model_dump(mode="json", exclude=wording)
         for file in decides["files"]:
             del file["meaning"], file["downloads"]
+        for field in decides["extra_fields"].values():
+            del field["meaning"]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def obs_table(self) -> contract.Table:
+        """The contract's table of samples with the further columns of this dataset at its end."""
+        return HARMONIZED_OBS.extended(
+            contract.Field(name, field.type, field.meaning, unit=field.unit, nullable=True, since="1.2")
+            for name, field in self.extra_fields.items()
+        )
 
     def require_reader(self) -> str:
         """Name of the reader's module.
@@ -351,7 +389,7 @@ class Dataset(Source):
 
     @model_validator(mode="after")
     def _known_fields(self) -> Dataset:
-        known = {*HARMONIZED_OBS.names, *self.extra_fields}
+        known = set(self.obs_table.names)
         named = {
             "constants": set(self.constants),
             "cell_context_constants": {name for fields in self.cell_context_constants.values() for name in fields},
@@ -477,14 +515,16 @@ def datasets() -> dict[str, Dataset]:
 
 
 def dataset(id_: str) -> Dataset:
-    """One registered dataset, or a release of a registered family.
+    """One registered dataset, a release of a registered family, or a screen of the user's own.
 
     Raises
     ------
     InputError
-        If the id is not registered; the message lists those that are.
+        If the id is not registered; the message lists those that are. If the description of a user's own screen is wrong.
     """
-    entry = _registry().get(id_) or _release(id_)
+    from perturbridge_dagster.registry.own_screens import own_screen
+
+    entry = _registry().get(id_) or _release(id_) or own_screen(id_)
     if entry is None:
         raise InputError(f"dataset {id_!r} is not registered.", expected=f"one of {known_ids()}")
     return entry
@@ -492,7 +532,9 @@ def dataset(id_: str) -> Dataset:
 
 def known_ids() -> str:
     """The ids that :func:`dataset` knows, for messages."""
-    return ", ".join([*_registry(), *(f"{family}_ and the four digits of another release" for family in _families())])
+    from perturbridge_dagster.registry.own_screens import own_screens
+
+    return ", ".join([*_registry(), *(f"{family}_ and the four digits of another release" for family in _families()), *own_screens()])
 
 
 def source(id_: str) -> Source:

@@ -1,4 +1,4 @@
-"""The built-in compendium: one simulated truth, written in the native format of three datasets.
+"""The built-in compendium: one simulated truth, written in the native format of every dataset.
 
 It lets the whole graph run on a laptop without a download, and be judged: the truth behind it is written beside it. Genes, compounds
 and cell contexts are real, the numbers are not. Belongs here: the simulation and the writers. Does not belong here: readers

@@ -26,8 +26,15 @@ from perturbridge_dagster.sample.tables import compounds, genes
 
 Matrix = npt.NDArray[np.float64]
 
-CELL_CONTEXTS = ("CVCL_0023", "CVCL_0004", "CVCL_0031", "CVCL_0035", "CVCL_0006")
-"""A549, K-562, MCF7, PC3 and THP-1."""
+CELL_CONTEXTS = (
+    *("CVCL_0023", "CVCL_0004", "CVCL_0031", "CVCL_0035", "CVCL_0006"),  # A549, K-562, MCF7, PC3 and THP-1
+    "CVCL_0320",  # HT-29
+    *("CL_0000084", "CL_0000236", "CL_0000623", "CL_0000763"),  # T, B, NK and myeloid cells
+    *("CL_0002539", "CL_0002551"),  # aortic smooth muscle cells, fibroblasts of dermis
+    *("CVCL_0042", "CVCL_0062", "CVCL_0063"),  # U-2 OS, MDA-MB-231 and HEK293T
+    *("CL_0000182", "NPC"),  # hepatocytes, neural progenitors
+)
+"""What a context responds and expresses depends on its id alone, so that one more changes nothing of the others."""
 
 RESPONSIVENESS = {
     "HDAC inhibitor": (1.0, 1.1, 0.9, 1.0, 0.9),
@@ -44,7 +51,7 @@ RESPONSIVENESS = {
     "none": (0.0, 0.0, 0.0, 0.0, 0.0),
     "vehicle": (0.0, 0.0, 0.0, 0.0, 0.0),
 }
-"""How strongly each cell context responds to a mechanism."""
+"""How strongly the first cell contexts respond to a mechanism; the response of the others is drawn around the mean of these."""
 
 TARGET_GENES = {
     "HDAC inhibitor": {"CDKN1A": 1.6, "TUBB3": 1.4, "HDAC6": 0.5, "MYC": -1.2, "CCND1": -1.0, "MKI67": -0.8},
@@ -162,9 +169,10 @@ def simulate(seed: int) -> Biology:
     # MALAT1 and the mitochondrial genes decide which cells are kept, so no compound moves them
     responsive = ~table["kind"].isin(["MALAT1", "mitochondrial"]).to_numpy()
     programmes: dict[tuple[str, str], Matrix] = {}
-    for mechanism, responses in RESPONSIVENESS.items():
+    for mechanism in RESPONSIVENESS:
         shared = _programme(generator(seed, "programme", mechanism), table, responsive, mechanism)
-        for context, response in zip(CELL_CONTEXTS, responses, strict=True):
+        for context in CELL_CONTEXTS:
+            response = _responsiveness(seed, mechanism, context)
             draw = generator(seed, "programme", mechanism, context)
             of_context = shared * draw.lognormal(0, 0.25, len(table)) * (draw.random(len(table)) > 0.1)
             programmes[mechanism, context] = response * of_context
@@ -176,6 +184,14 @@ def simulate(seed: int) -> Biology:
         onset_h=generator(seed, "onset").uniform(2, 10, len(table)),
         agents=agents,
     )
+
+
+def _responsiveness(seed: int, mechanism: str, context: str) -> float:
+    known = RESPONSIVENESS[mechanism]
+    position = CELL_CONTEXTS.index(context)
+    if position < len(known):
+        return known[position]
+    return float(np.mean(known) * generator(seed, "responsiveness", mechanism, context).lognormal(0, 0.2))
 
 
 def _programme(draw: np.random.Generator, table: pd.DataFrame, responsive: npt.NDArray[Any], mechanism: str) -> Matrix:

@@ -9,16 +9,17 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.sample import l1000, sciplex, truth, vcpi
+from perturbridge_dagster.sample import cigs, dilimap, gdpx2, l1000, novartis, op3, sciplex, tahoe, truth, vcpi
 from perturbridge_dagster.sample.account import Account
 from perturbridge_dagster.sample.biology import Biology, simulate
 from perturbridge_dagster.written import write_json
 
-SAMPLE_VERSION = "1"
+SAMPLE_VERSION = "2"
 """Version of what is written. Raise it with every change of content."""
 
 STAMP_FILE = "sample.json"
@@ -26,8 +27,14 @@ DEFAULT_SEED = 20260505
 
 WRITERS: dict[str, Callable[[Path, Biology, int], Account]] = {
     sciplex.DATASET: sciplex.write,
-    l1000.DATASET: l1000.write,
-    vcpi.DATASET: vcpi.write,
+    **{dataset: partial(l1000.write, dataset) for dataset in l1000.PHASES},
+    **{dataset: partial(vcpi.write, dataset) for dataset in vcpi.RELEASES},
+    tahoe.DATASET: tahoe.write,
+    op3.DATASET: op3.write,
+    gdpx2.DATASET: gdpx2.write,
+    novartis.DATASET: novartis.write,
+    **{dataset: partial(cigs.write, dataset) for dataset in (cigs.MCE, cigs.TCM)},
+    **{dataset: partial(dilimap.write, dataset) for dataset in dilimap.SPLITS},
 }
 """By dataset id of the registry, what writes its native files."""
 

@@ -24,16 +24,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
 from perturbridge_dagster.sample.account import SAMPLE_COLUMNS, Account, shuffled, well_names
-from perturbridge_dagster.sample.assays import fractions, gene_gains, plate_effects, umi_counts
+from perturbridge_dagster.sample.assays import gene_gains, plate_effects
 from perturbridge_dagster.sample.biology import Biology, Matrix, generator
+from perturbridge_dagster.sample.cells import account_for_cells, cell_counts, cells_of, measured, old_features
 from perturbridge_dagster.sample.tables import VEHICLE, genes, perturbagens_of
 
 DATASET = "sciplex"
@@ -42,7 +42,6 @@ DOSES_NM = (10, 100, 1000, 10_000)
 MEDIAN_DEPTH = 1900.0
 
 FATES = {
-    "kept": 0.0,
     "few counts": 0.05,
     "few genes": 0.03,
     "mitochondrial": 0.04,
@@ -50,7 +49,7 @@ FATES = {
     "no compound": 0.01,
     "low MALAT1": 0.08,
 }
-"""What becomes of a cell, and how many such cells there are beside each kept one."""
+"""Cells that a filter drops, and how many there are beside each kept one."""
 
 HEADER = ("id", "gene_short_name")
 """Header of the original gene table, which scPerturb read as its first gene: id and symbol."""
@@ -118,15 +117,12 @@ def write(folder: Path, biology: Biology, seed: int) -> Account:
     import anndata as ad
 
     wells = _wells(seed)
-    features = _features()
+    features = old_features()
     gains = gene_gains(generator(seed, DATASET, "gains"), len(biology.genes), spread=0.35)
     cells = _cells(seed, wells)
-    counts = _counts(seed, biology, gains, wells, cells, features)
-    cells["ncounts"] = np.asarray(counts.sum(axis=1)).ravel().astype(float)
-    cells["ngenes"] = np.diff(counts.indptr)
-    mitochondrial = features["symbol"].str.startswith("MT-").fillna(value=False).to_numpy(bool)
-    cells["mitochondrial"] = np.asarray(counts[:, mitochondrial].sum(axis=1)).ravel() / cells["ncounts"]
-    cells["malat1"] = np.asarray(counts[:, (features["symbol"] == "MALAT1").to_numpy()].sum(axis=1)).ravel()
+    expected = _expected(seed, biology, gains, wells)
+    counts = cell_counts(seed, DATASET, expected, cells, features, median_depth=MEDIAN_DEPTH)
+    cells = cells.join(measured(counts, features).set_index(cells.index))
 
     original = pd.DataFrame(
         {
@@ -136,7 +132,7 @@ def write(folder: Path, biology: Biology, seed: int) -> Account:
             "replicate": cells["replicate"].mask(cells["fate"] == "no compound"),
         }
     ).astype("category")
-    original["ncounts"], original["ngenes"] = cells["ncounts"], cells["ngenes"]
+    original["ncounts"], original["ngenes"] = cells["n_counts"], cells["n_genes"]
     original["percent_mito"] = 100 * cells["mitochondrial"]
     header = pd.DataFrame({"symbol": [HEADER[1]]}, index=[HEADER[0]])
     with_header = sparse.hstack([sparse.csr_matrix((len(cells), 1), dtype=np.float32), counts.astype(np.float32)], format="csr")
@@ -178,28 +174,10 @@ def _wells(seed: int) -> pd.DataFrame:
     return table
 
 
-def _features() -> pd.DataFrame:
-    """Genes as the old release has them.
-
-    Index: old Ensembl id. Columns: ``symbol``, ``gene`` (position in the biology), ``share`` of the gene's counts.
-    """
-    table = genes().assign(gene=np.arange(len(genes())), share=1.0)
-    merged = (table["kind"] == "merged").to_numpy()
-    table.loc[merged, "share"] = 0.5
-    old = table.set_index(table["retired_ensembl_id"].fillna(table["ensembl_id"]).to_numpy())
-    also_current = table[merged].set_index(table.loc[merged, "ensembl_id"].to_numpy())
-    return pd.concat([old, also_current])[["symbol", "gene", "share"]].sort_index()
-
-
 def _cells(seed: int, wells: pd.DataFrame) -> pd.DataFrame:
     """One row a cell, with its well's columns, ``of_well`` and ``fate``; index: barcode."""
     draw = generator(seed, DATASET, "cells")
-    fates = []
-    for fate, rate in FATES.items():
-        n = wells["n_cells"].to_numpy() if fate == "kept" else draw.binomial(wells["n_cells"], rate)
-        fates.append(pd.DataFrame({"of_well": np.repeat(wells.index, n), "fate": fate}))
-    cells = shuffled(draw, pd.concat(fates))
-    cells = cells.join(wells.drop(columns="n_cells"), on="of_well")
+    cells = cells_of(draw, wells, FATES)
     numbers = draw.permutation(len(cells))
     cells.index = pd.Index(
         [f"{'ABCDEFGH'[n % 8]}{n // 8 % 12 + 1:02d}_RT_BC_{n // 96 % 384 + 1}_Lig_BC_{n // 36_864 + 1}" for n in numbers]
@@ -207,39 +185,11 @@ def _cells(seed: int, wells: pd.DataFrame) -> pd.DataFrame:
     return cells
 
 
-def _counts(
-    seed: int, biology: Biology, gains: Matrix, wells: pd.DataFrame, cells: pd.DataFrame, features: pd.DataFrame
-) -> sparse.csr_matrix:
-    """Cells × features, int32."""
-    n_genes = len(biology.genes)
-    plates = plate_effects(generator(seed, DATASET, "plates"), list(wells["plate"].unique()), n_genes, 0.12)
+def _expected(seed: int, biology: Biology, gains: Matrix, wells: pd.DataFrame) -> Matrix:
+    """Wells × genes, log2 abundance."""
+    plates = plate_effects(generator(seed, DATASET, "plates"), list(wells["plate"].unique()), len(biology.genes), 0.12)
     expected = biology.baseline.loc[wells["cell_type"]].to_numpy() + gains * biology.log2_effects(wells)
-    expected += np.array([plates[plate] for plate in wells["plate"]])
-    kind = genes()["kind"].to_numpy()
-    gene, share = features["gene"].to_numpy(), features["share"].to_numpy()
-    blocks = []
-    for of_cell in np.array_split(np.arange(len(cells)), max(1, len(cells) // 2000)):
-        block = cells.iloc[of_cell]
-        draw = generator(seed, DATASET, "counts", str(of_cell[0]))
-        log2_abundance = _with_fate(draw, expected[block["of_well"]], block["fate"].to_numpy(), kind)
-        depth = np.clip(MEDIAN_DEPTH * draw.lognormal(0, 0.25, len(block)), 1200, 4000)
-        depth = np.where(block["fate"] == "few counts", draw.uniform(250, 550, len(block)), depth)
-        shares = fractions(log2_abundance)[:, gene] * share
-        counts = umi_counts(draw, shares, depth, shape=4.0, dropout=0.2)
-        low = (block["fate"] == "low MALAT1").to_numpy()
-        counts[np.ix_(low, kind[gene] == "MALAT1")] = draw.integers(0, 2, (int(low.sum()), 1))
-        blocks.append(sparse.csr_matrix(counts))
-    return sparse.vstack(blocks, format="csr")
-
-
-def _with_fate(draw: np.random.Generator, log2_abundance: Matrix, fate: npt.NDArray[Any], kind: npt.NDArray[Any]) -> Matrix:
-    """Cells that will fail on genes or mitochondrial counts, disfigured so that they do."""
-    changed = log2_abundance.copy()
-    changed[np.ix_(fate == "mitochondrial", kind == "mitochondrial")] += 4.0
-    ordinary = np.flatnonzero(~np.isin(kind, ["MALAT1", "mitochondrial"]))
-    for cell in np.flatnonzero(fate == "few genes"):
-        changed[cell, draw.choice(ordinary, len(ordinary) - 130, replace=False)] -= 12.0
-    return changed
+    return np.asarray(expected + np.array([plates[plate] for plate in wells["plate"]]))
 
 
 def _curated(seed: int, cells: pd.DataFrame) -> pd.DataFrame:
@@ -259,7 +209,7 @@ def _curated(seed: int, cells: pd.DataFrame) -> pd.DataFrame:
             "time": cells["time_h"],
             "plate": cells["plate"].mask(no_plate),
             "well": cells["well"].mask(no_plate),
-            "ncounts": cells["ncounts"],
+            "ncounts": cells["n_counts"],
             "suspension_type": "nucleus",
             "tissue_type": "cell culture",
             "assay": "sci-Plex",
@@ -275,12 +225,7 @@ def _curated(seed: int, cells: pd.DataFrame) -> pd.DataFrame:
 
 def _account(biology: Biology, gains: Matrix, cells: pd.DataFrame, features: pd.DataFrame) -> Account:
     account = Account(DATASET, pd.DataFrame(), pd.Series(gains, index=biology.genes))
-    account.start("cells", len(cells))
-    counted = (cells["ngenes"] >= 250) & (cells["ncounts"] >= 700) & (cells["mitochondrial"] <= 0.2)
-    kept = account.keep("cells", "counts, genes or mitochondrial fraction", cells, counted)
-    kept = account.keep("cells", "missing plate, well or perturbagen", kept, ~kept["fate"].isin(["no plate", "no compound"]))
-    malat1 = pd.Series(np.log1p(10_000 * kept["malat1"] / kept["ncounts"]), index=kept.index)
-    kept = account.keep("cells", "MALAT1", kept, malat1 >= 3.5)
+    kept = account_for_cells(account, cells, ungrouped=("no plate", "no compound"))
     account.samples = _samples(kept)
     account.start("samples", len(kept))
     account.drop("samples", "cells summed to samples", len(kept) - len(account.samples))

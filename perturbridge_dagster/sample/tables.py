@@ -64,3 +64,9 @@ def perturbagens_of(dataset: str) -> pd.DataFrame:
     """Perturbagens of one dataset, without those of the others."""
     table = perturbagens()
     return table[table["dataset"] == dataset].drop(columns="dataset").reset_index(drop=True)
+
+
+@cache
+def cas_numbers() -> pd.Series:
+    """CAS registry number by compound; not every compound has one here. Shared: do not change it."""
+    return pd.read_csv(DATA / "cas_numbers.csv", dtype=str).set_index("compound")["cas_number"]

@@ -1,4 +1,4 @@
-"""The sample as Ginkgo's VCPI release vcpi-0001 is published: a wide Parquet of counts, metadata as CSV, chemistry as JSON.
+"""The sample as Ginkgo's VCPI releases are published: a wide Parquet of counts, metadata as CSV, chemistry as JSON.
 
 Belongs here: the layout of the DRUG-seq plates, their files and defects. Does not belong here: the biology or the assay's noise.
 
@@ -23,7 +23,7 @@ import json
 import uuid
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +34,31 @@ from perturbridge_dagster.sample.assays import fractions, gene_gains, plate_effe
 from perturbridge_dagster.sample.biology import Biology, Matrix, generator
 from perturbridge_dagster.sample.tables import VEHICLE, compounds, genes, perturbagens_of
 
-DATASET = "vcpi_0001"
 CELL_TYPE, CELL_LINE, TIME_H = "CVCL_0006", "THP-1", 24.0
-PLATES = ("TVC-BHR-009-P01", "TVC-BHR-009-P02", "TVC-BHR-009-P03", "TVC-BHR-009-P04")
-"""Replicate 1 lies on the first two plates, replicate 2 on the others."""
+
+
+class Release(NamedTuple):
+    """One release.
+
+    Attributes
+    ----------
+    job_id
+        What the owner calls it.
+    plates
+        Replicate 1 lies on the first half of them, replicate 2 on the others.
+    first_sequenced_id
+        Number of its first sample.
+    """
+
+    job_id: str
+    plates: tuple[str, ...]
+    first_sequenced_id: int
+
+
+RELEASES = {
+    "vcpi_0001": Release("tvc-bhr-009", ("TVC-BHR-009-P01", "TVC-BHR-009-P02", "TVC-BHR-009-P03", "TVC-BHR-009-P04"), 101_163_081),
+    "vcpi_0002": Release("tvc-kdl-010", ("TVC-KDL-010-P01", "TVC-KDL-010-P02"), 103_480_007),
+}
 
 CONTROLS_PER_PLATE = 6
 DOSES_NM = (30, 100, 300, 1000, 3000, 10_000)
@@ -79,36 +100,38 @@ METADATA_COLUMNS = (
 )
 
 
-def write(folder: Path, biology: Biology, seed: int) -> Account:
-    """Write the files of vcpi-0001.
+def write(dataset: str, folder: Path, biology: Biology, seed: int) -> Account:
+    """Write the files of a release.
 
     Parameters
     ----------
+    dataset
+        One of ``RELEASES``.
     folder
         An empty folder.
     biology, seed
         The latent truth and the seed of the assay.
     """
-    wells = _wells(seed)
-    gains = gene_gains(generator(seed, DATASET, "gains"), len(biology.genes), spread=0.35)
+    wells = _wells(seed, dataset)
+    gains = gene_gains(generator(seed, dataset, "gains"), len(biology.genes), spread=0.35)
     measured = genes()["ensembl_id"].notna().to_numpy()
-    counts = _counts(seed, biology, gains, wells, measured)
-    spike_ins = generator(seed, DATASET, "spike-ins").poisson(np.geomspace(0.5, 400, len(SPIKE_INS)), (len(wells), len(SPIKE_INS)))
+    counts = _counts(seed, dataset, biology, gains, wells, measured)
+    spike_ins = generator(seed, dataset, "spike-ins").poisson(np.geomspace(0.5, 400, len(SPIKE_INS)), (len(wells), len(SPIKE_INS)))
     spike_ins[wells["empty"].to_numpy()] = 0
     ids = [*genes().loc[measured, "ensembl_id"], *SPIKE_INS]
     everything = np.hstack([counts, spike_ins.astype(np.int32)])
     wide = pd.DataFrame(everything.T, columns=list(wells["sequenced_id"]))
     wide.insert(0, "gene_id", ids)
     wide.to_parquet(folder / "data.parquet", index=False)
-    metadata = _metadata(seed, wells, everything, mitochondrial=np.isin(ids, genes().index[genes()["kind"] == "mitochondrial"]))
+    metadata = _metadata(seed, dataset, wells, everything, mitochondrial=np.isin(ids, genes().index[genes()["kind"] == "mitochondrial"]))
     metadata.to_csv(folder / "metadata.csv", index=False)
-    (folder / "chemistry.json").write_text(json.dumps(_chemistry(seed), indent=1) + "\n")
-    return _account(biology, np.where(measured, gains, np.nan), wells, metadata, ids)
+    (folder / "chemistry.json").write_text(json.dumps(_chemistry(seed, dataset), indent=1) + "\n")
+    return _account(dataset, biology, np.where(measured, gains, np.nan), wells, metadata, ids)
 
 
-def _wells(seed: int) -> pd.DataFrame:
+def _wells(seed: int, dataset: str) -> pd.DataFrame:
     """One row a well."""
-    names = perturbagens_of(DATASET)
+    names = perturbagens_of(dataset)
     screened = names[(names["agent"] != VEHICLE) & ~names["compound"].isin(POSITIVE_CONTROLS)]
     doses = pd.Series([ONE_DOSE_NM.get(compound, DOSES_NM) for compound in screened["compound"]], index=screened.index)
     conditions = screened.assign(dose_nM=doses).explode("dose_nM")
@@ -116,14 +139,15 @@ def _wells(seed: int) -> pd.DataFrame:
     controls = vehicle.loc[vehicle.index.repeat(CONTROLS_PER_PLATE)].assign(dose_nM=0)
     positive = names[names["compound"].isin(POSITIVE_CONTROLS)].assign(dose_nM=POSITIVE_CONTROL_NM)
     plates = []
-    for i, plate in enumerate(PLATES):
-        draw = generator(seed, DATASET, "layout", plate)
-        wells = shuffled(draw, pd.concat([conditions.iloc[i % 2 :: 2], controls, positive]))
+    spread = len(RELEASES[dataset].plates) // 2
+    for i, plate in enumerate(RELEASES[dataset].plates):
+        draw = generator(seed, dataset, "layout", plate)
+        wells = shuffled(draw, pd.concat([conditions.iloc[i % spread :: spread], controls, positive]))
         position = np.sort(draw.choice(16 * 24, len(wells), replace=False))
         wells["container_id"], wells["row_id"], wells["column_id"] = plate, position // 24 + 1, position % 24 + 1
         plates.append(wells)
     table = pd.concat(plates, ignore_index=True)
-    table["sequenced_id"] = [str(101_163_081 + 7 * i) for i in range(len(table))]
+    table["sequenced_id"] = [str(RELEASES[dataset].first_sequenced_id + 7 * i) for i in range(len(table))]
     table["is_control"] = ~table["compound"].isin(screened["compound"])
     table["dose_uM"] = table["dose_nM"].astype(float) / 1000
     table["cell_type"], table["time_h"] = CELL_TYPE, TIME_H
@@ -132,23 +156,27 @@ def _wells(seed: int) -> pd.DataFrame:
     return table
 
 
-def _counts(seed: int, biology: Biology, gains: Matrix, wells: pd.DataFrame, measured: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+def _counts(
+    seed: int, dataset: str, biology: Biology, gains: Matrix, wells: pd.DataFrame, measured: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int32]:
     """Wells × measured genes."""
     n_genes = len(biology.genes)
-    plates = plate_effects(generator(seed, DATASET, "plates"), PLATES, n_genes, 0.15)
+    plates = plate_effects(generator(seed, dataset, "plates"), RELEASES[dataset].plates, n_genes, 0.15)
     # reads start at the 3' end, so that a gene's share of them depends on its last exon
-    capture = generator(seed, DATASET, "capture").normal(0, 1.0, n_genes)
+    capture = generator(seed, dataset, "capture").normal(0, 1.0, n_genes)
     expected = biology.baseline.loc[wells["cell_type"]].to_numpy() + capture + gains * biology.log2_effects(wells)
     expected += np.array([plates[plate] for plate in wells["container_id"]])
-    draw = generator(seed, DATASET, "counts")
+    draw = generator(seed, dataset, "counts")
     depth = np.clip(MEDIAN_DEPTH * draw.lognormal(0, 0.3, len(wells)), 20_000, 300_000)
     depth[wells["empty"].to_numpy()] = 0.0
     return umi_counts(draw, fractions(expected[:, measured]), depth, shape=25.0)
 
 
-def _metadata(seed: int, wells: pd.DataFrame, counts: npt.NDArray[np.int32], mitochondrial: npt.NDArray[np.bool_]) -> pd.DataFrame:
+def _metadata(
+    seed: int, dataset: str, wells: pd.DataFrame, counts: npt.NDArray[np.int32], mitochondrial: npt.NDArray[np.bool_]
+) -> pd.DataFrame:
     """``METADATA_COLUMNS`` as text, with repeated rows."""
-    draw = generator(seed, DATASET, "metadata")
+    draw = generator(seed, dataset, "metadata")
     is_vehicle = wells["agent"] == VEHICLE
     total = counts.sum(axis=1)
     mapped = np.round(total * draw.uniform(1.3, 1.9, len(wells))).astype(int)
@@ -156,7 +184,7 @@ def _metadata(seed: int, wells: pd.DataFrame, counts: npt.NDArray[np.int32], mit
     table = pd.DataFrame(
         {
             "sequenced_id": wells["sequenced_id"],
-            "job_id": "tvc-bhr-009",
+            "job_id": RELEASES[dataset].job_id,
             "sample_id": [str(uuid.uuid5(uuid.NAMESPACE_OID, name)) for name in wells["sequenced_id"]],
             "container_id": wells["container_id"],
             "row_id": wells["row_id"],
@@ -189,10 +217,10 @@ def _metadata(seed: int, wells: pd.DataFrame, counts: npt.NDArray[np.int32], mit
     return pd.concat([table, repeated])[list(METADATA_COLUMNS)].astype(str)
 
 
-def _chemistry(seed: int) -> list[dict[Hashable, Any]]:
+def _chemistry(seed: int, dataset: str) -> list[dict[Hashable, Any]]:
     """Records of the chemistry table, two of them twice."""
-    names = perturbagens_of(DATASET).merge(compounds()[["molecular_weight", "log_p", "tpsa"]], left_on="compound", right_index=True)
-    purity = generator(seed, DATASET, "chemistry").uniform(95, 100, len(names)).round(1)
+    names = perturbagens_of(dataset).merge(compounds()[["molecular_weight", "log_p", "tpsa"]], left_on="compound", right_index=True)
+    purity = generator(seed, dataset, "chemistry").uniform(95, 100, len(names)).round(1)
     table = pd.DataFrame(
         {
             "compound": names["source_id"],
@@ -210,8 +238,8 @@ def _chemistry(seed: int) -> list[dict[Hashable, Any]]:
     return records
 
 
-def _account(biology: Biology, gains: Matrix, wells: pd.DataFrame, metadata: pd.DataFrame, ids: list[str]) -> Account:
-    account = Account(DATASET, pd.DataFrame(), pd.Series(gains, index=biology.genes))
+def _account(dataset: str, biology: Biology, gains: Matrix, wells: pd.DataFrame, metadata: pd.DataFrame, ids: list[str]) -> Account:
+    account = Account(dataset, pd.DataFrame(), pd.Series(gains, index=biology.genes))
     account.start("samples", len(metadata))
     account.drop("samples", "repeated rows of the metadata", len(metadata) - len(wells))
     kept = account.keep("samples", "no counts", wells, ~wells["empty"])

@@ -6,6 +6,7 @@ of a dataset (``registry/``), resolving identifiers (``identity/``), writing the
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from perturbridge_dagster.identity.snapshot import Identity
+    from perturbridge_dagster.sources.native import NativeSamples
+
+log = logging.getLogger("perturbridge")
 
 
 def locate_files(dataset: str, folder: Path) -> dict[str, list[Path]]:
@@ -29,7 +33,8 @@ def locate_files(dataset: str, folder: Path) -> dict[str, list[Path]]:
     dataset
         Id of the registry: a dataset, or a benchmark.
     folder
-        Where to look. Linked folders are followed; hidden files are not looked at, nor a compressed file beside its decompressed self.
+        Where to look. Linked folders are followed; hidden files and folders are not looked at, nor a compressed file beside its
+        decompressed self.
 
     Returns
     -------
@@ -41,11 +46,16 @@ def locate_files(dataset: str, folder: Path) -> dict[str, list[Path]]:
         If the folder or a required file is absent.
     """
     declared = registry.source(dataset)
+    advice = declared.access.how
+    if any(file.downloads for file in declared.files):
+        advice += f" Or have them fetched: python -m perturbridge_dagster.sources.download {dataset}."
     if not folder.is_dir():
-        raise InputError("there is no such folder.", dataset=dataset, file=folder, advice=declared.access.how)
-    present = sorted(
-        Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names if not name.startswith(".")
-    )
+        raise InputError("there is no such folder.", dataset=dataset, file=folder, advice=advice)
+    present = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        present += [Path(parent, name) for name in names if not name.startswith(".")]
+    present.sort()
     located = {file.role: [path for path in present if file.matches(path.relative_to(folder))] for file in declared.files}
     for file in declared.files:
         if file.required and not located[file.role]:
@@ -56,7 +66,7 @@ def locate_files(dataset: str, folder: Path) -> dict[str, list[Path]]:
                 dataset=dataset,
                 file=folder,
                 expected=file.meaning,
-                advice=declared.access.how,
+                advice=advice,
             )
     return {role: [path for path in paths if path.with_suffix("") not in paths] for role, paths in located.items()}
 
@@ -91,13 +101,16 @@ def harmonize(dataset: str, files: Path, *, identity: Identity | None = None, ne
     identity
         Answers to who a compound, gene or cell context is; the shipped snapshot by default.
     network
-        Whether unanswered questions may be asked of live services. Not possible yet: identity comes from a snapshot.
+        Whether PubChem is asked for compounds that the snapshot does not know. What it says is used, and kept in the folder of
+        `identity`, or in ``identity/`` of the platform's home where it has none. Without `network` no request is made;
+        ``python -m assets.ask_pubchem DATASET --list`` lists what is not known.
 
     Returns
     -------
     Samples × genes. ``obs`` follows ``HARMONIZED_OBS`` with index sample_id, ``var`` follows ``HARMONIZED_VAR`` with index
     ensembl_id; ``X`` is int64 counts, CSR, or float32 log2 intensities, dense; rows are sorted by cell_type and sample_id.
-    ``uns["reconciliation"]`` says, as ``RECONCILIATION``, what each rule dropped.
+    ``uns["reconciliation"]`` says, as ``RECONCILIATION``, what each rule dropped, and ``uns["dropped_genes"]``, as ``DROPPED_GENES``,
+    which genes were dropped and why. Columns that the registry declares for the dataset follow those of the contract in ``obs``.
 
     Raises
     ------
@@ -108,12 +121,41 @@ def harmonize(dataset: str, files: Path, *, identity: Identity | None = None, ne
     from perturbridge_dagster.sources.assemble import assemble
 
     declared = registry.dataset(dataset)
+    native = read_native(dataset, files)
     if network:
-        raise InputError(
-            "harmonizing with live look-ups is not supported.",
-            dataset=dataset,
-            advice="Pass network=False; identity then comes from the snapshot, the same in every run.",
-        )
-    reader = import_module(f"{__package__}.{declared.require_reader()}")
-    native = reader.read(declared, locate_files(dataset, files))
+        identity = _with_new_answers(dataset, native, identity)
     return assemble(declared, native, identity or snapshot.shipped())
+
+
+def read_native(dataset: str, files: Path) -> NativeSamples:
+    """What the reader of a dataset finds in its native files.
+
+    Parameters
+    ----------
+    dataset, files
+        As for :func:`harmonize`.
+
+    Raises
+    ------
+    InputError
+        If the dataset has no reader, or a file is missing or unreadable.
+    """
+    declared = registry.dataset(dataset)
+    reader = import_module(f"{__package__}.{declared.require_reader()}")
+    native: NativeSamples = reader.read(declared, locate_files(dataset, files))
+    return native
+
+
+def _with_new_answers(dataset: str, native: NativeSamples, identity: Identity | None) -> Identity:
+    """Identity with what PubChem says of the compounds that it did not know."""
+    from perturbridge_dagster.home import default_home
+    from perturbridge_dagster.identity import snapshot
+    from perturbridge_dagster.identity.asking import ask_compounds
+    from perturbridge_dagster.identity.pubchem import PubChem
+    from perturbridge_dagster.sources.assemble import distinct_compounds
+
+    identity = identity or snapshot.shipped()
+    folder = identity.folder or default_home() / snapshot.FOLDER
+    known = snapshot.grown(identity, folder, dataset)
+    ask_compounds(distinct_compounds(native.obs)[0], dataset, known.compounds, folder, PubChem(), log.info)
+    return snapshot.grown(identity, folder, dataset)

@@ -21,6 +21,7 @@ import pandas as pd
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.doses import parse_dose_uM, parse_time_h
 from perturbridge_dagster.registry import Dataset
+from perturbridge_dagster.sources.lincs_portal import read_portal
 from perturbridge_dagster.sources.native import (
     Expression,
     GeneKind,
@@ -43,6 +44,7 @@ SLAB_BYTES = 64 * 2**20
 
 INSTANCE_COLUMNS = ("pert_id", "pert_type", "pert_dose", "pert_dose_unit", "pert_time", "pert_time_unit", "cell_id")
 OPTIONAL_INSTANCE_COLUMNS = ("pert_iname", "pert_desc", "det_plate", "det_well", "rna_well", "canonical_smiles", "inchi_key", "pubchem_cid")
+CONDITION = ("pert_iname", "cell_id", "pert_dose_uM", "pert_time_h")
 STRUCTURE_COLUMNS = ("pert_iname", "inchi_key", "canonical_smiles", "pubchem_cid")
 DONOR_COLUMNS = ("sample_type", "primary_site", "subtype", "donor_age", "donor_sex", "donor_ethnicity")
 
@@ -68,7 +70,8 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     dataset
         Its registry entry.
     files
-        Files of the roles ``expression``, ``instances``, ``cells``, ``perturbagens``, ``perturbagens_phase2``, ``genes``.
+        Files of the roles ``expression``, ``instances``, ``cells``, ``perturbagens``, ``perturbagens_phase2``, ``genes``, and those of
+        the LINCS portal (``lincs_portal.ROLES``).
 
     Raises
     ------
@@ -76,7 +79,7 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
         If a file is unreadable or lacks what is needed, or no vehicle control is found. Once blocks are read, if a value is not finite
         or values are not Level 3.
     """
-    steps = Reconciliation()
+    steps = Reconciliation(CONDITION)
     matrices = [_matrix(file, dataset.id) for file in files["expression"]]
     instances = _instances(matrices, files, dataset, steps)
     instances = _add_structures(instances, files, dataset.id)
@@ -313,13 +316,14 @@ def _add_structures(instances: pd.DataFrame, files: dict[str, list[Path]], datas
     """Names and structures by perturbagen id.
 
     A perturbagen has one name in the dataset: the one beside its samples, else that of the tables, else a description. Structures are
-    the first table's, else the second's, else the ones beside the sample.
+    the first table's, else the second's, else the LINCS portal's, else the ones beside the sample.
     """
     tables = [
         _table(files, role, dataset, ("pert_id",), STRUCTURE_COLUMNS).set_index("pert_id")
         for role in ("perturbagens", "perturbagens_phase2")
     ]
     known = tables[0].combine_first(tables[1])
+    known = known.combine_first(read_portal(files, known, dataset))
     beside = instances.dropna(subset="pert_id").set_index("pert_id")
     names = pd.concat([beside["pert_iname"], known["pert_iname"], beside["pert_desc"]]).dropna()
     by_id = instances["pert_id"].map(names[~names.index.duplicated()])

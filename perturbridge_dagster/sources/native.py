@@ -22,8 +22,13 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.tables import cleaned_text
 from perturbridge_dagster.registry import Dataset
 
-Axis = Literal["cells", "samples", "genes"]
-GeneKind = Literal["ensembl", "entrez", "symbol"]
+Axis = Literal["cells", "samples", "conditions", "genes"]
+GeneKind = Literal["ensembl", "entrez", "symbol", "mixed"]
+
+CONDITION = ("perturbagen", "source_cell_context", "pert_dose_uM", "pert_time_h")
+"""What makes a condition, in the words of a reader."""
+
+NO_CELLS = "no cell of the condition passes the filters"
 
 MISSING_WORDS = frozenset({"nan", "none", "<na>"})
 """How missing values read once a table was written as text, in lower case; blanks and -666 are missing for everyone."""
@@ -31,8 +36,20 @@ MISSING_WORDS = frozenset({"nan", "none", "<na>"})
 
 @dataclass
 class Reconciliation:
-    """Running account, for each axis, of how many rows each rule dropped."""
+    """Running account, for each axis, of how many rows each rule dropped.
 
+    Attributes
+    ----------
+    condition
+        Columns that make a condition in the words of the source: compound, cell context, dose and time. Where they are given,
+        :meth:`keep` counts the conditions that lose all of their samples.
+    steps
+        One a rule, as the contract's table ``reconciliation`` has them.
+    left
+        Rows left on each axis.
+    """
+
+    condition: Sequence[str] = ()
     steps: list[dict[str, Any]] = field(default_factory=list)
     left: dict[Axis, int] = field(default_factory=dict)
 
@@ -49,9 +66,26 @@ class Reconciliation:
         )
 
     def keep(self, axis: Axis, rule: str, rows: pd.DataFrame, kept: pd.Series) -> pd.DataFrame:
-        """The rows for which `kept` is true; how many are not is recorded under `rule`."""
+        """The rows for which `kept` is true; how many are not, and how many conditions go with them, is recorded under `rule`."""
         self.drop(axis, rule, int((~kept).sum()))
-        return rows[kept]
+        left = rows[kept]
+        if self.condition and set(self.condition) <= set(rows.columns):
+            self.lose_conditions(rule, rows[list(self.condition)], left[list(self.condition)])
+        return left
+
+    def lose_conditions(self, rule: str, before: pd.DataFrame, after: pd.DataFrame) -> None:
+        """Record how many conditions lost all of their rows.
+
+        Parameters
+        ----------
+        rule
+            What dropped them.
+        before, after
+            What makes a condition, one row a cell or sample, before and after the rule; a missing value is a value of its own.
+        """
+        if "conditions" not in self.left:
+            self.start("conditions", len(before.drop_duplicates()))
+        self.drop("conditions", rule, self.left["conditions"] - len(after.drop_duplicates()))
 
     def frame(self) -> pd.DataFrame:
         """The account as the contract's table ``reconciliation``."""
@@ -215,6 +249,20 @@ def read_text_table(file: Path, dataset: str, *, separator: str, columns: Sequen
     frame.columns = pd.Index([_plain_name(name) for name in frame.columns])
     require_columns(frame, columns, dataset, file)
     return frame.reindex(columns=[*columns, *optional]).apply(text)
+
+
+def read_parquet_table(file: Path, dataset: str) -> pd.DataFrame:
+    """Read a Parquet table with its index.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    try:
+        return pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the file cannot be read as Parquet ({error}).", dataset=dataset, file=file, advice="Fetch it again.") from error
 
 
 def _plain_name(name: str) -> str:

@@ -19,18 +19,21 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.doses import parse_dose_uM, parse_time_h
 from perturbridge_dagster.registry import Dataset
 from perturbridge_dagster.sources.native import (
+    CONDITION,
+    NO_CELLS,
     Expression,
     NativeSamples,
     Reconciliation,
     first_known,
     only,
+    read_parquet_table,
     require_columns,
     require_controls,
     require_unique,
     text,
 )
-from perturbridge_dagster.sources.single_cell import cell_statistics, filter_cells, group_cells, sum_cells
-from perturbridge_dagster.sources.stored import matrix_shape, member, open_hdf5
+from perturbridge_dagster.sources.single_cell import pseudobulk
+from perturbridge_dagster.sources.stored import member, open_hdf5
 
 HEADER_WORDS = frozenset({"id", "index", "gene", "gene_id", "gene_ids", "gene_name", "gene_short_name", "ensembl_id", "symbol"})
 """Column headers of gene tables; one of them as a gene id is the header row of a table, read as a gene."""
@@ -58,20 +61,12 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     with open_hdf5(counts_file, dataset.id) as opened:
         original, genes = (ad.io.read_elem(member(opened, name, dataset.id)) for name in ("obs", "var"))
         stored = member(opened, "X", dataset.id)
-        if matrix_shape(stored) != (len(original), len(genes)) or stored.attrs.get("encoding-type") == "csc_matrix":
-            raise InputError(
-                f"X has shape {matrix_shape(stored)} and encoding {stored.attrs.get('encoding-type')}.",
-                dataset=dataset.id,
-                file=counts_file,
-                expected=f"a CSR or dense matrix of {len(original):,} cells × {len(genes):,} genes",
-            )
         gene_ids, symbols = _genes(genes, files["genes"], dataset.id, counts_file)
         cells = _cells(original, cells_file, dataset, counts_file, steps)
-        statistics = cell_statistics(stored, original.index, gene_ids, symbols, dataset.id, counts_file)
-        kept = filter_cells(cells.join(statistics), steps).drop(columns=["n_counts", *statistics.columns])
-        samples, sample_of_kept = group_cells(kept, dataset.id, cells_file, steps)
-        sample_of_cell = sample_of_kept.reindex(original.index, fill_value=-1).to_numpy(np.int64)
-        values = sum_cells(stored, sample_of_cell, len(samples), len(gene_ids))
+        samples, values = pseudobulk(
+            stored, cells, gene_ids, symbols, steps, dataset=dataset.id, counts_file=counts_file, cells_file=cells_file
+        )
+    steps.lose_conditions(NO_CELLS, cells[list(CONDITION)], samples[list(CONDITION)])
     header = gene_ids.str.lower().isin(HEADER_WORDS | {str(name).lower() for name in (genes.index.name, *genes.columns)})
     steps.start("genes", len(gene_ids))
     steps.drop("genes", "column header read as a gene", int(header.sum()))
@@ -94,22 +89,15 @@ def _genes(genes: pd.DataFrame, tables: list[Path], dataset: str, file: Path) ->
             column="symbol",
             expected="a column symbol of var, or the curated gene table",
         )
-    table = _read_parquet(tables[0], dataset)
+    table = read_parquet_table(tables[0], dataset)
     require_columns(table, ["symbol"], dataset, tables[0])
     require_unique(table.index.to_series(name="gene"), "a gene", dataset, tables[0])
     return ids, text(table["symbol"].reindex(ids))
 
 
-def _read_parquet(file: Path, dataset: str) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"the file cannot be read as Parquet ({error}).", dataset=dataset, file=file, advice="Fetch it again.") from error
-
-
 def _cells(original: pd.DataFrame, cells_file: Path, dataset: Dataset, counts_file: Path, steps: Reconciliation) -> pd.DataFrame:
     """Metadata of every cell of the matrix, curated where the curators know the cell."""
-    curated = _read_parquet(cells_file, dataset.id)
+    curated = read_parquet_table(cells_file, dataset.id)
     require_columns(curated, ["cell_line", "pert_compound", "pert_dose", "time", "plate", "well", "ncounts"], dataset.id, cells_file)
     for table, file in ((original, counts_file), (curated, cells_file)):
         require_unique(table.index.to_series(name="cell id"), "a cell", dataset.id, file)

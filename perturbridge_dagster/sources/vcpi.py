@@ -9,7 +9,6 @@ A release has about 79,000 genes × 29,000 samples; samples are read some column
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ from perturbridge_dagster.sources.native import (
     require_unique,
     text,
 )
-from perturbridge_dagster.sources.stored import MAX_VALUES, as_counts
+from perturbridge_dagster.sources.stored import MAX_VALUES, as_counts, selected_rows
 
 SAMPLE_COLUMNS = (
     "sequenced_id",
@@ -47,6 +46,7 @@ SAMPLE_COLUMNS = (
     "cell_line",
     "is_control",
 )
+CONDITION = ("user_compound_id", "cell_line", "compound_concentration", "compound_concentration_unit", "timepoint")
 SPIKE_IN = "ERCC-"
 
 
@@ -65,7 +65,7 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     InputError
         If a file is unreadable, a column is missing, counts and metadata do not belong together, or values are not counts.
     """
-    steps = Reconciliation()
+    steps = Reconciliation(CONDITION)
     counts_file, samples_file, compounds_file = (only(files, role, dataset.id) for role in ("counts", "samples", "compounds"))
     samples = _samples(samples_file, dataset, steps)
     samples = samples.join(_compounds(compounds_file, dataset.id), on="compound")
@@ -94,17 +94,8 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
             "pubchem_cid": None,
         }
     )
-    selected = _selected_rows(blocks, total.index.isin(samples.index))
+    selected = selected_rows(blocks, total.index.isin(samples.index))
     return NativeSamples(obs, [Expression(counts_file, selected, genes, "ensembl")], steps)
-
-
-def _selected_rows(blocks: list[sparse.csr_matrix], selected: np.ndarray) -> Iterator[sparse.csr_matrix]:
-    """The selected rows of consecutive blocks; each block leaves the list, so that its memory is free once it is used."""
-    start = 0
-    while blocks:
-        block = blocks.pop(0)
-        yield block[np.flatnonzero(selected[start : start + block.shape[0]])]
-        start += block.shape[0]
 
 
 def _samples(file: Path, dataset: Dataset, steps: Reconciliation) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from perturbridge_dagster.contract import CELL_CONTEXT_PATTERN, HARMONIZED_OBS
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.identity.cell_contexts import CELL_CONTEXT_COLUMNS, safe_name
+from perturbridge_dagster.identity.cell_contexts import CELL_CONTEXT_COLUMNS, DONOR_COLUMNS, safe_name
 from perturbridge_dagster.identity.snapshot import shipped
 
 # Contexts in the published data, by dataset.
@@ -83,6 +83,36 @@ def test_donors_are_those_of_the_dataset() -> None:
     assert resolve(["NPC.CAS9"], "l1000_phase2").iloc[0]["tissue"] == "central nervous system"
 
 
+@pytest.mark.parametrize(
+    ("dataset", "name", "model_system", "cell_type_source"),
+    [
+        ("l1000_phase1", "A549", "cell line", "Cellosaurus 55.0"),
+        ("l1000_phase2", "HUES3", "cell line", "Cellosaurus 55.0"),
+        ("l1000_phase1", "PHH", "primary", "LINCS"),
+        ("l1000_phase1", "NPC", "iPSC-derived", "LINCS"),
+        ("l1000_phase2", "NPC.TAK", "iPSC-derived", "LINCS"),
+        ("l1000_phase1", "FIBRNPC", "iPSC-derived", "Cellosaurus 55.0"),
+        # the accession is that of an immortal line, the cells of LINCS are not
+        ("l1000_phase1", "ASC", "primary", "Cellosaurus 55.0"),
+        ("a_new_screen", "ASC52telo", "cell line", "Cellosaurus 55.0"),
+        ("l1000_phase2", "MNEU.E", None, "LINCS"),
+        ("op3", "NK cells", "primary", "Cell Ontology 2026-03-26"),
+        ("gdpx2", "skeletal muscle myoblast", "primary", "Cell Ontology 2026-03-26"),
+        ("dilimap_train_val", "hepatocyte", "primary", "Cell Ontology 2026-03-26"),
+        # a type of the Cell Ontology may be cultured from anything
+        ("a_new_screen", "hepatocyte", None, "Cell Ontology 2026-03-26"),
+        ("a_new_screen", "CL:0000034", None, "Cell Ontology"),
+        ("a_new_screen", "CVCL_9999", "cell line", "Cellosaurus"),
+        ("a_new_screen", "my cells", None, "source"),
+        # a name that looks like an accession and is none
+        ("a_new_screen", "CVCL_mine", None, "source"),
+    ],
+)
+def test_model_system_and_vocabulary(dataset: str, name: str, model_system: str | None, cell_type_source: str) -> None:
+    row = resolve([name], dataset).iloc[0]
+    assert (row["model_system"], row["cell_type_source"]) == (model_system, cell_type_source)
+
+
 def test_order_index_and_missing_names_are_kept() -> None:
     names = pd.Series(["MCF7", None, "A549", "MCF7", "", "my cells"], index=list("fedcba"))
     found = shipped().cell_contexts.resolve(names, "a_new_screen")
@@ -116,6 +146,10 @@ def test_the_shipped_tables_fit_the_contract() -> None:
     assert not contexts.duplicated(["dataset", "cell_type"]).any()
     assert contexts["cell_type"].str.fullmatch(CELL_CONTEXT_PATTERN).all()
     assert set(contexts["sex"].dropna()) <= set(HARMONIZED_OBS["sex"].allowed)
+    assert set(contexts["model_system"].dropna()) <= set(HARMONIZED_OBS["model_system"].allowed)
+    # words of a donor without their speaker could be pooled with those of another
+    described = contexts[list(DONOR_COLUMNS)].notna().any(axis=1)
+    assert contexts.loc[described, "donor_source"].notna().all()
     assert contexts[["label", "source", "date"]].notna().all(axis=None)
     assert set(curated["cell_type"]) <= set(contexts["cell_type"])
     assert not curated.duplicated(["dataset", "name"]).any()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from perturbridge_dagster.contract import HARMONIZED_OBS
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.identity.compounds import CompoundIdentity, cleaned_inchikey, name_key, read_structure
+from perturbridge_dagster.identity.build_snapshot import _lincs_compounds
+from perturbridge_dagster.identity.compounds import CompoundIdentity, cleaned_cas, cleaned_inchikey, name_key
 from perturbridge_dagster.identity.snapshot import shipped
+from perturbridge_dagster.identity.structures import no_structures, read_structure, read_structures
+from perturbridge_dagster.identity.tables import cleaned_text
 
 IMATINIB = "CN1CCN(CC1)Cc1ccc(cc1)C(=O)Nc1ccc(C)c(Nc2nccc(n2)-c2cccnc2)c1"
 IMATINIB_INCHIKEY = "KTUFNOKKBVMGRW-UHFFFAOYSA-N"
@@ -134,7 +141,8 @@ def test_the_report_says_where_an_answer_is_from_and_what_contradicts_it(identit
         ),
         "any",
     )
-    assert report["outcome"].tolist() == ["found", "found", "found", "not_found", "not_found"]
+    assert report["outcome"].tolist() == ["found", "found", "found", "not_asked", "not_asked"]
+    assert report["answer_query"].tolist() == [None, ASPIRIN_INCHIKEY, "DMSO", None, None]
     assert report["answer_source"].tolist() == ["the source", "table", "vehicle", None, None]
     assert report["answer_date"].tolist() == [None, "2020-01-01", "2020-01-02", None, None]
     assert report["structure_pubchem_cid"].fillna(0).tolist() == [2, 0, 0, 0, 0]
@@ -205,6 +213,160 @@ def test_inchikeys_are_cleaned() -> None:
         [f"InChIKey={ASPIRIN_INCHIKEY}", f" {ASPIRIN_INCHIKEY} ", "-666", "", None, ASPIRIN_INCHIKEY.lower(), "BSYNRYMUTXBXSQ"]
     )
     assert cleaned_inchikey(given).tolist() == [ASPIRIN_INCHIKEY, ASPIRIN_INCHIKEY, None, None, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("given", "cas"),
+    [
+        ("50-78-2", "50-78-2"),
+        (" CAS 50-78-2", "50-78-2"),
+        ("CAS No. 0050-78-2", "50-78-2"),
+        ("CAS-50-78-2", "50-78-2"),
+        ("7732-18-5", "7732-18-5"),
+        ("50-78-3", None),
+        ("1950-07-08", None),
+        ("50782", None),
+        ("-666", None),
+        (None, None),
+    ],
+)
+def test_cas_numbers_are_cleaned_and_their_check_digit_holds(given: str | None, cas: str | None) -> None:
+    assert cleaned_cas(pd.Series([given], dtype=object)).tolist() == [cas]
+
+
+def test_a_catalogue_number_answers_before_cas_number_and_name_and_after_structures(identity: CompoundIdentity) -> None:
+    catalogue = pd.DataFrame(
+        [
+            (None, "S1", "77", None, None),
+            ("op3", "S1", "78", None, None),
+            (None, "S2", None, ASPIRIN_INCHIKEY, None),
+            (None, "S3", None, None, IMATINIB),
+            (None, "S4", None, None, "CCO"),
+        ],
+        columns=["dataset", "catalogue_id", "pubchem_cid", "inchikey", "smiles"],
+    ).assign(source="vendor", date=None)
+    identity = replace(identity, catalogue=catalogue)
+    rows = [{"perturbagen": "other drug"}] * 6 + [{"perturbagen": "x", "smiles": ASPIRIN}]
+    asked = compounds(*rows).assign(catalogue_id=["S1", "S2", "S3", "S4", "S5", None, "S1"])
+    report = identity.report(asked, "tahoe")
+    assert report["pubchem_cid"].fillna(0).tolist() == [77, 2, 1, 0, 4, 4, 2]
+    assert report["pubchem_cid_source"].tolist() == ["catalogue", "catalogue", "catalogue", None, "name", "name", "smiles"]
+    assert report["answer_query"].tolist()[:3] == ["S1", f"S2: {ASPIRIN_INCHIKEY}", f"S3: {IMATINIB_INCHIKEY}"]
+    assert report["answer_source"].tolist()[0] == "vendor"
+    assert report["parent_key"].tolist()[1:4] == ["BSYNRYMUTXBXSQ", "KTUFNOKKBVMGRW", "LFQSCWFLJHTTHZ"], "the vendor's structure"
+    assert report["smiles"].tolist()[:4] == [None] * 4
+    assert identity.resolve(asked.iloc[:1], "op3")["pubchem_cid"].tolist() == [78]
+    questions = identity.missing_compounds(asked.iloc[3:4], "tahoe")
+    assert questions[["kind", "query"]].to_numpy().tolist() == [["inchikey", "LFQSCWFLJHTTHZ-UHFFFAOYSA-N"]]
+
+
+def test_a_cas_number_answers_before_the_name(identity: CompoundIdentity) -> None:
+    answers = identity.answers.assign(aliases=["152459-95-5", "50-78-2;ASS", None, None])
+    asked = compounds(*[{"perturbagen": "other drug"}] * 2).assign(cas=["50-78-2", "50-78-3"])
+    report = replace(identity, answers=answers).report(asked, "any")
+    assert report["pubchem_cid"].tolist() == [2, 4]
+    assert report["pubchem_cid_source"].tolist() == ["cas", "name"]
+    assert report["cas_unreadable"].tolist() == [False, True]
+
+
+@pytest.mark.real_data
+def test_every_cas_number_of_novartis_is_read(real_data: Path) -> None:
+    table = pd.read_csv(real_data / "novartis_moabox" / "MoABox_compounds_metadata.txt", sep="\t", dtype=str, keep_default_na=False)
+    given = table["cas_number"] != ""
+    assert given.sum() > 2400
+    assert (cleaned_cas(table["cas_number"]).notna() == given).all()
+    # a CAS number leads to the compound of its structure; those listed for two lead nowhere
+    known = table[given & table["inchi_key"].isin(shipped().compounds.answers["inchikey"])]
+    asked = compounds(*({"perturbagen": None} for _ in range(len(known)))).assign(cas=known["cas_number"].to_list())
+    found = shipped().compounds.report(asked, "novartis")
+    assert found["pubchem_cid"].notna().mean() > 0.98
+    right = found["inchikey"].to_numpy() == known["inchi_key"].to_numpy()
+    assert right[found["pubchem_cid"].notna()].all()
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_structure_keys_of_all_lincs_perturbagens(real_data: Path) -> None:
+    lincs = pd.read_csv(real_data / "lincs_metadata" / "pertinfo.tsv.gz", sep="\t", dtype=str, keep_default_na=False)
+    assert len(lincs) == 51_385
+    lincs = lincs.assign(smiles=cleaned_text(lincs["canonical_smiles"]), listed=cleaned_inchikey(lincs["inchi_key"])).dropna(
+        subset="smiles"
+    )
+    assert len(lincs) == 20_330
+    lincs = lincs.join(read_structures(lincs["smiles"], no_structures()))
+    assert lincs["inchikey"].notna().all()
+    # LINCS' own InChIKeys come from another program
+    assert (lincs["inchikey"] == lincs["listed"]).mean() > 0.99
+    assert (lincs["inchikey"].str[:14] == lincs["listed"].str[:14]).mean() > 0.998
+    # a structure of one part is its own parent, unless a metal is cut off; one of several parts is not
+    parts = lincs["smiles"].str.count(r"\.") + 1
+    own = lincs["parent_key"] == lincs["inchikey"].str[:14]
+    assert set(lincs.loc[(parts == 1) & ~own, "pert_iname"]) == {"esomeprazole", "pitavastatin"}
+    assert set(lincs.loc[(parts > 1) & own, "pert_iname"]) == {"lithium-chloride"}
+    # a named drug with and without counter-ion or solvent: those that differ are dimers, and names of two compounds
+    free = lincs[parts == 1].groupby("pert_iname")["parent_key"].agg(set)
+    salts = lincs[(parts > 1) & lincs["pert_iname"].isin(free.index) & ~lincs["pert_iname"].str.startswith("BRD-")]
+    differ = [name for name, key in zip(salts["pert_iname"], salts["parent_key"], strict=True) if key not in free[name]]
+    assert len(salts) == 17
+    assert set(differ) <= {"pyrvinium", "verteporfin", "picrotoxin", "sunitinib"}
+
+
+FLAT_IN_TAHOE = {
+    "Cytarabine",
+    "Verapamil",
+    "Ritonavir",
+    "Naproxen",
+    "Mifepristone",
+    "Dexmedetomidine",
+    "Paclitaxel",
+    "Eplerenone",
+    "Proglumide",
+    "Methotrexate",
+    "Clopidogrel",
+}
+"""Tahoe draws them without stereo centres, and the flat structure, or another salt, is a compound of its own at PubChem."""
+
+
+@pytest.mark.real_data
+def test_tahoes_drugs_get_tahoes_pubchem_ids(real_data: Path, record_property: Callable[[str, object], None]) -> None:
+    drugs = pd.read_parquet(real_data / "tahoe_explorer_metadata" / "drug_metadata.parquet")
+    assert len(drugs) == 379
+    listed = drugs["pubchem_cid"].astype("Int64")
+    rows = drugs[["drug", "canonical_smiles"]].set_axis(["perturbagen", "smiles"], axis=1)
+    asked = compounds(*rows.to_dict("records"))
+
+    given = asked.assign(pubchem_cid=listed.to_numpy())
+    kept = shipped().compounds.report(given, "tahoe")
+    assert kept.loc[listed.notna().to_numpy(), "outcome"].eq("found").all()
+
+    # with Tahoe's own ids withheld
+    found = shipped().compounds.report(asked, "tahoe").assign(drug=drugs["drug"].to_numpy(), listed=listed.to_numpy())
+    found = found[found["listed"].notna()]
+    differ = found[(found["pubchem_cid"] != found["listed"]).fillna(True)]
+    record_property("agreement", f"{len(found) - len(differ)} of {len(found)}")
+    record_property("disagreements", differ[["drug", "listed", "pubchem_cid", "pubchem_cid_source"]].to_string(index=False))
+    assert set(differ["drug"]) == FLAT_IN_TAHOE
+    # what the ids keep apart, the parent structure brings together
+    known = shipped().compounds.answers.astype({"pubchem_cid": int}).set_index("pubchem_cid")["parent_key"]
+    theirs = known.reindex(differ["listed"]).to_numpy()
+    assert (differ["parent_key"].to_numpy() == theirs).all()
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_lincs_and_tahoe_agree_on_the_parent_structure_of_every_drug(real_data: Path) -> None:
+    drugs = pd.read_parquet(real_data / "tahoe_explorer_metadata" / "drug_metadata.parquet")
+    answers = _lincs_compounds(real_data / "lincs_metadata").assign(date="2020-01-01")
+    single = ~answers["pubchem_cid"].duplicated(keep=False) & ~answers["inchikey"].duplicated(keep=False)
+    rows = drugs[["drug", "canonical_smiles"]].set_axis(["perturbagen", "smiles"], axis=1)
+    found = replace(shipped().compounds, answers=answers[single]).report(compounds(*rows.to_dict("records")), "tahoe")
+    found["listed"] = drugs["pubchem_cid"].astype("Int64").to_numpy()
+    both = found[found["pubchem_cid"].notna() & found["listed"].notna()]
+    same = both["pubchem_cid"] == both["listed"]
+    assert len(both) >= 80
+    assert same.sum() >= 60
+    tahoe = shipped().compounds.answers.astype({"pubchem_cid": int}).set_index("pubchem_cid")["parent_key"]
+    assert (both.loc[~same, "parent_key"].to_numpy() == tahoe.reindex(both.loc[~same, "listed"]).to_numpy()).all()
 
 
 # ---- the shipped answers ------------------------------------------------------------------------------------------------------

@@ -91,6 +91,14 @@ def test_order_and_index_are_kept() -> None:
     assert list(found.columns) == ["ensembl_id", "symbol", "status", "found"]
 
 
+def test_ids_and_symbols_in_one_list_are_each_asked_as_what_they_are() -> None:
+    asked = pd.Series(["TP53", "ENSG00000141510.18", None, "nowhere", "ENSG00000251562"], index=list("abcba"))
+    found = shipped().genes.resolve(asked, "mixed")
+    assert found.index.tolist() == list("abcba")
+    assert found["ensembl_id"].tolist() == ["ENSG00000141510", "ENSG00000141510", None, None, "ENSG00000251562"]
+    assert found["status"].tolist() == ["current", "current", "unknown", "unknown", "current"]
+
+
 def test_the_shipped_tables_fit_each_other() -> None:
     genes, keys = shipped().genes.genes, shipped().genes.keys
     pattern = HARMONIZED_VAR["ensembl_id"].pattern

@@ -9,9 +9,13 @@ import pytest
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity import tables
+from perturbridge_dagster.identity.answers import remember
 from perturbridge_dagster.identity.build_snapshot import build_cell_contexts, build_compounds, write_snapshot
-from perturbridge_dagster.identity.compounds import cleaned_inchikey, name_key, read_structure
-from perturbridge_dagster.identity.snapshot import shipped
+from perturbridge_dagster.identity.compounds import cleaned_inchikey, name_key
+from perturbridge_dagster.identity.snapshot import shipped, with_answers
+from perturbridge_dagster.identity.structures import no_structures, read_structure, read_structures, save_structures
+from tests.identity.test_answers import answers
+from tests.identity.test_compounds import compounds
 
 
 def test_the_answers_are_read_once_and_say_which_they_are() -> None:
@@ -53,7 +57,8 @@ def test_the_shipped_tables_are_what_the_real_files_give(real_data: Path, tmp_pa
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_a_donor_set_by_hand_overrides_lincs(real_data: Path, tmp_path: Path) -> None:
-    (tmp_path / tables.CURATED_CELL_CONTEXTS).write_bytes((tables.DATA / tables.CURATED_CELL_CONTEXTS).read_bytes())
+    for name in (tables.CURATED_CELL_CONTEXTS, tables.CURATED_MODEL_SYSTEMS):
+        (tmp_path / name).write_bytes((tables.DATA / name).read_bytes())
     header = (tables.DATA / tables.CURATED_DONORS).read_text().splitlines()[0]
     (tmp_path / tables.CURATED_DONORS).write_text(f"{header}\n,CVCL_0132,eye,,,,,a test\nsciplex,CVCL_0132,,,,male,,another\n")
     built = build_cell_contexts(real_data, tmp_path)
@@ -62,7 +67,7 @@ def test_a_donor_set_by_hand_overrides_lincs(real_data: Path, tmp_path: Path) ->
     assert built.loc["sciplex", ["tissue", "disease", "sex"]].tolist() == ["skin", "melanoma", "male"]
     general = built[built["dataset"].isna()].iloc[0]
     assert (general["tissue"], general["disease"], general["sex"]) == ("eye", "melanoma", "female")
-    assert general["source"].endswith("by hand: a test")
+    assert general["donor_source"] == "LINCS 2020; by hand: a test"
 
 
 def test_answers_made_by_hand_are_shipped_as_they_are() -> None:
@@ -105,3 +110,56 @@ def test_answers_made_by_hand_that_contradict_are_refused(tmp_path: Path, change
     by_hand.to_csv(tmp_path / tables.CURATED_ANSWERS, index=False)
     with pytest.raises(InputError, match=problem):
         build_compounds(tmp_path / "no real files", tmp_path)
+
+
+# ---- a user's snapshot ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_users_snapshot_the_shipped_answers_stay_what_they_are(tmp_path: Path) -> None:
+    identity = with_answers(tmp_path / "nowhere", "op3")
+    assert identity.version == shipped().version
+    assert identity.grown_version is None
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_version_covers_answers_of_the_dataset_and_vendors_tables(tmp_path: Path) -> None:
+    versions = [shipped().version]
+    remember(tmp_path, "op3", answers(("name", "unheard of", "found", 1)))
+    versions.append(with_answers(tmp_path, "op3").version)
+    assert with_answers(tmp_path, "tahoe").version == shipped().version
+    remember(tmp_path, "op3", answers(("name", "never heard of", "not_found", None)))
+    versions.append(with_answers(tmp_path, "op3").version)
+    (tmp_path / "catalogues").mkdir()
+    (tmp_path / "catalogues" / "vendor.csv").write_text("catalogue_id,pubchem_cid\nS1,702\n")
+    versions += [with_answers(tmp_path, "op3").version, with_answers(tmp_path, "tahoe").version]
+    assert len(set(versions)) == len(versions)
+    remember(tmp_path, "tahoe", answers(("name", "unheard of", "found", 2)))
+    assert with_answers(tmp_path).version not in versions
+    assert with_answers(tmp_path, "op3").version == versions[3]
+    # structures are no answers: they are the same wherever they are read
+    save_structures(tmp_path, read_structures(pd.Series({"CCO": "CCO"}), no_structures()))
+    assert with_answers(tmp_path, "op3").version == versions[3]
+
+
+def test_answers_of_all_datasets_can_be_used_together(tmp_path: Path) -> None:
+    remember(tmp_path, "op3", answers(("name", "unheard of", "found", 1)))
+    remember(tmp_path, "tahoe", answers(("name", "never heard of", "found", 2)))
+    asked = compounds({"perturbagen": "unheard of"}, {"perturbagen": "never heard of"})
+    assert with_answers(tmp_path).compounds.resolve(asked, "any")["pubchem_cid"].tolist() == [1, 2]
+    assert with_answers(tmp_path, "op3").compounds.resolve(asked, "op3")["pubchem_cid"].fillna(0).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("number,pubchem_cid\nS1,702\n", "expected: catalogue_id"),
+        ("catalogue_id,price\nS1,702\n", "one or more of pubchem_cid"),
+        ("catalogue_id,pubchem_cid\nS1,702\nS1 ,703\n", r"S1.*twice"),
+        ("catalogue_id,pubchem_cid\nS1,702,3\n", "cannot be read"),
+    ],
+)
+def test_vendors_tables_that_cannot_be_used_are_refused(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "catalogues").mkdir()
+    (tmp_path / "catalogues" / "vendor.csv").write_text(text)
+    with pytest.raises(InputError, match=rf"(?is)vendor\.csv.*{problem}"):
+        tables.read_catalogues(tmp_path)

@@ -291,6 +291,9 @@ def test_what_is_no_pair_id_is_refused(key: str) -> None:
         {"expectations": {"samples": {"published": {"CVCL_0004": 1}}}},
         {"expectations": {"samples_by_stratum": {"published": 1}}},
         {"expectations": {"gene_ids_returned": {"ours": 1, "reason": "why"}}},
+        {"extra_fields": {"sex": "A field of the contract."}},
+        {"extra_fields": {"level": {"meaning": "Vehicle.", "type": "list"}}},
+        {"extra_fields": {"level": "no sentence"}},
     ],
 )
 def test_an_entry_that_makes_no_sense_is_refused(changes: dict[str, object]) -> None:
@@ -298,3 +301,20 @@ def test_an_entry_that_makes_no_sense_is_refused(changes: dict[str, object]) -> 
     Dataset.model_validate(entry(strata=["cell_type", "level"], extra_fields={"level": "Vehicle."}))
     with pytest.raises(ValidationError):
         Dataset.model_validate(entry(**changes))
+
+
+def test_further_columns_have_a_type_and_stand_after_those_of_the_contract() -> None:
+    table = registry.dataset("gdpx2").obs_table
+    assert table.names == [*HARMONIZED_OBS.names, "percent_volume_dmso"]
+    assert (table["percent_volume_dmso"].type, table["percent_volume_dmso"].unit) == ("float64", "%")
+    split = registry.dataset("dilimap_train").obs_table["split"]
+    assert (split.type, split.nullable, split.meaning) == ("string", True, "Split of the source: training or validation.")
+    assert registry.dataset("sciplex").obs_table == HARMONIZED_OBS
+
+
+def test_the_type_of_a_further_column_decides_the_samples_and_its_wording_does_not() -> None:
+    def checksum(**field: str) -> str:
+        return Dataset.model_validate(entry(extra_fields={"level": {"meaning": "Vehicle.", **field}})).checksum
+
+    assert checksum(meaning="Level of the vehicle.") == checksum()
+    assert checksum(type="float64") != checksum()

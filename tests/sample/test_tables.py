@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from perturbridge_dagster.sample import DATASETS
 from perturbridge_dagster.sample.biology import RESPONSIVENESS
-from perturbridge_dagster.sample.tables import compounds, genes, perturbagens, perturbagens_of
+from perturbridge_dagster.sample.tables import cas_numbers, compounds, genes, perturbagens, perturbagens_of
 
 
 def test_genes_have_real_ids():
@@ -74,13 +75,22 @@ def test_names_that_share_a_pubchem_id():
     assert set(of_topotecan["pubchem_cid"]) == {60699}
 
 
-@pytest.mark.parametrize("dataset", ["sciplex", "l1000_phase1", "vcpi_0001"])
+@pytest.mark.parametrize("dataset", [name for name in DATASETS if name != "tahoe"])
 def test_every_dataset_has_a_vehicle_and_a_compound_without_id(dataset: str):
     table = perturbagens_of(dataset)
     assert (table["agent"] == "DMSO").sum() == 1
     assert table.loc[table["agent"] != "DMSO", "pubchem_cid"].isna().sum() == 1
     assert table["source_name"].is_unique
     assert table["agent"].notna().all()
+
+
+def test_cas_numbers_are_valid_and_of_compounds():
+    """The last digit is the sum of the others, each times its place from the right, modulo 10."""
+    for compound, number in cas_numbers().items():
+        assert compound in compounds().index
+        digits = [int(digit) for digit in number.replace("-", "")]
+        assert sum(place * digit for place, digit in enumerate(reversed(digits))) % 10 == digits[-1], number
+    assert cas_numbers().is_unique
 
 
 @pytest.mark.real_data

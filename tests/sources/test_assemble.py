@@ -8,16 +8,18 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
 from perturbridge_dagster import registry
-from perturbridge_dagster.contract import HARMONIZED_OBS, HARMONIZED_VAR, RECONCILIATION
+from perturbridge_dagster.contract import DROPPED_GENES, HARMONIZED_OBS, HARMONIZED_VAR, RECONCILIATION
+from perturbridge_dagster.effects import split_strata
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.snapshot import shipped
 from perturbridge_dagster.sources.assemble import assemble
 from perturbridge_dagster.sources.native import NATIVE_OBS, Expression, NativeSamples, Reconciliation, first_known, positive_integers, text
-from perturbridge_dagster.written import content_checksum, to_arrow
+from perturbridge_dagster.written import Stamp, content_checksum, read_parquet, to_arrow, write_parquet
 
 GENES = ["ENSG00000000457", "ENSG00000000003.14", "ENSG00000000003"]
 
@@ -70,6 +72,7 @@ def test_tables_fit_the_contract(dataset: str, tmp_path: Path) -> None:
     for frame, table in ((samples.obs.reset_index(), HARMONIZED_OBS), (samples.var.reset_index(), HARMONIZED_VAR)):
         to_arrow(frame, table)
     to_arrow(samples.uns["reconciliation"], RECONCILIATION)
+    to_arrow(samples.uns["dropped_genes"], DROPPED_GENES)
     samples.write_h5ad(tmp_path / "x.h5ad")
     back = ad.read_h5ad(tmp_path / "x.h5ad")
     pd.testing.assert_frame_equal(back.obs, samples.obs)
@@ -189,3 +192,145 @@ def test_positive_integers_and_first_known() -> None:
     assert numbers.tolist() == [679, 679, *[pd.NA] * 5]
     a, b, c = (pd.Series(values, dtype=object) for values in (["a", None, None], ["b", "b", None], ["c", "c", None]))
     assert first_known(a, b, c).tolist() == ["a", "b", None]
+
+
+# ---- further columns ----------------------------------------------------------------------------------------------------------
+
+GDPX2 = {
+    "source_cell_context": ["aortic smooth muscle cell"] * 4,
+    "pert_type": ["compound"] * 4,
+    "suspension_type": ["cell"] * 4,
+    "percent_volume_dmso": np.array([0.0625, 0.0625, 0.625, 0.625], dtype=np.float32),
+}
+
+
+def test_declared_columns_are_kept_typed_and_cut_strata(tmp_path: Path) -> None:
+    declared = registry.dataset("gdpx2")
+    samples = assembled("gdpx2", **GDPX2, batch=["undeclared"] * 4)
+    assert [samples.obs_names.name, *samples.obs.columns] == [*HARMONIZED_OBS.names, "percent_volume_dmso"]
+    assert samples.obs["percent_volume_dmso"].tolist() == [0.0625, 0.0625, 0.625, 0.625]
+    assert samples.obs["percent_volume_dmso"].dtype == np.float64
+    strata = [stratum.stratum for stratum, _ in split_strata(samples, "gdpx2")]
+    assert strata == ["CL_0002539_0.0625", "CL_0002539_0.625"]
+    stamp = Stamp("harmonized_samples", "1", "d", ("gdpx2",), "restricted")
+    write_parquet(tmp_path / "obs.parquet", samples.obs.reset_index(), declared.obs_table, stamp)
+    back = read_parquet(tmp_path / "obs.parquet", "harmonized_samples")
+    assert back["percent_volume_dmso"].tolist() == [0.0625, 0.0625, 0.625, 0.625]
+    assert pq.read_schema(tmp_path / "obs.parquet").field("percent_volume_dmso").metadata[b"unit"] == b"%"
+
+
+def test_a_text_column_keeps_its_words_and_may_be_missing() -> None:
+    others = {name: [None] * 4 for name in registry.dataset("dilimap_train").extra_fields}
+    words = {"split": ["training", None, " training ", "training"], "source_cell_context": ["hepatocyte"] * 4}
+    obs = assembled("dilimap_train", **(others | words)).obs
+    assert obs["split"].tolist() == ["training", np.nan, "training", "training"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, r"declares a further column percent_volume_dmso, which the reader .* does not give"),
+        ([0.0625, "a drop", 0.625, 0.625], r"column percent_volume_dmso; rows row1: 1 samples have a value that is no float64: a drop"),
+    ],
+)
+def test_a_declared_column_that_is_absent_or_of_another_type_is_refused(values: list[object] | None, message: str) -> None:
+    given = {name: column for name, column in GDPX2.items() if name != "percent_volume_dmso"}
+    with pytest.raises(InputError, match=message):
+        assembled("gdpx2", **given, **({} if values is None else {"percent_volume_dmso": values}))
+
+
+# ---- cell contexts and doses --------------------------------------------------------------------------------------------------
+
+
+def test_what_the_registry_says_of_a_cell_context_holds_for_its_samples_only() -> None:
+    names = ["aortic smooth muscle cell", "aortic smooth muscle cell", "fibroblast of dermis", "fibroblast of dermis"]
+    obs = assembled("gdpx2", **(GDPX2 | {"source_cell_context": names}), tissue=["artery", None, None, None]).obs
+    assert obs["tissue"].tolist() == ["artery", "aorta", "skin", "skin"]
+    assert obs["sex"].tolist() == ["male", "male", "female", "female"]
+    assert obs["self_reported_ethnicity"].isna().all()
+    assert obs["model_system"].unique().tolist() == ["primary"]
+    assert obs["cell_type_source"].unique().tolist() == ["Cell Ontology 2026-03-26"]
+
+
+def test_it_is_said_in_whose_words_a_donor_is() -> None:
+    obs = assembled("l1000_phase1", source_cell_context=["NPC", "NPC", "A549", "A549"], sex=["female", None, None, None]).obs
+    said = obs.set_index("source_cell_context", append=True)[["donor_source", "model_system", "cell_type_source"]].to_numpy().tolist()
+    assert said == [
+        ["LINCS 2020", "cell line", "Cellosaurus 55.0"],
+        ["LINCS 2020", "cell line", "Cellosaurus 55.0"],
+        ["l1000_phase1; LINCS 2020", "iPSC-derived", "LINCS"],
+        ["LINCS 2020", "iPSC-derived", "LINCS"],
+    ]
+    unknown = assembled("sciplex", source_cell_context=["my cells"] * 4).obs
+    assert unknown[["donor_source", "model_system"]].isna().all(axis=None)
+    assert unknown["cell_type_source"].unique().tolist() == ["source"]
+
+
+def test_the_nominal_dose_is_beside_the_dose_and_never_in_its_place() -> None:
+    obs = assembled(perturbagen=["DMSO", "vorinostat", "vorinostat", "SAHA"], is_control=[True, False, True, False]).obs
+    assert obs["nominal_dose_uM"].tolist() == [0.0, 1.0, 0.0, 10.0]
+    one = {"source_cell_context": ["THP-1"] * 4, "is_control": [True, False, False, False]}
+    near = assembled(perturbagen=["DMSO", "vorinostat", "SAHA", "x"], pert_dose_uM=[5.0, 9.99999, 10.2, 10.2], **one).obs
+    assert near["pert_dose_uM"].tolist() == [0.0, 9.99999, 10.2, 10.2]
+    # two names of one compound are brought together, another compound is not; 10.2 is the more frequent in the dataset
+    assert near["nominal_dose_uM"].tolist() == [0.0, 10.2, 10.2, 10.2]
+    own = [7.0, 10.0, np.nan, 10.0]
+    said = assembled(
+        perturbagen=["DMSO", "vorinostat", "SAHA", "x"], pert_dose_uM=[5.0, 9.99999, 10.2, 10.2], nominal_dose_uM=own, **one
+    ).obs
+    # a reader that knows its source's own nominal doses is heard
+    assert said["nominal_dose_uM"].tolist() == [0.0, 10.0, 10.2, 10.0]
+
+
+# ---- dropped genes ------------------------------------------------------------------------------------------------------------
+
+
+def dropped(samples: ad.AnnData) -> list[list[object]]:
+    frame = samples.uns["dropped_genes"].astype(object)
+    columns = ["file", "source_gene_id", "reason", "ensembl_id", "counts_lost"]
+    return frame[columns].where(frame[columns].notna(), None).to_numpy().tolist()
+
+
+def test_every_dropped_gene_is_listed_with_its_reason_and_its_counts() -> None:
+    samples = assembled(genes=["ENSG00000000457", "nothing", "ENSG00000215271", "ENSG00000139656"])
+    assert dropped(samples) == [
+        ["x", "nothing", "unknown", None, 2 + 6 + 10 + 14],
+        ["x", "ENSG00000139656", "retired", None, 4 + 8 + 12 + 16],
+    ]
+    assert samples.uns["dropped_genes"]["rule"].unique().tolist() == ["no current Ensembl id"]
+    assert samples.var_names.tolist() == ["ENSG00000000457", "ENSG00000290292"]
+
+
+def test_genes_that_share_an_id_in_intensities_are_listed_with_it() -> None:
+    assert dropped(assembled("l1000_phase1")) == [
+        ["x", "ENSG00000000003.14", "shared", "ENSG00000000003", None],
+        ["x", "ENSG00000000003", "shared", "ENSG00000000003", None],
+    ]
+
+
+def test_genes_that_another_file_lacks_are_listed_and_counted_apart_from_those_that_both_have() -> None:
+    both = native(genes=["ENSG00000000457", "ENSG00000000003", "ENSG00000000003.1", "nothing"])
+    values = np.ones((1, 3), dtype=np.int64)
+    second = Expression(Path("y"), iter([sparse.csr_matrix(values)]), pd.Index(["ENSG00000000457", "ENSG00000000419", "also"]), "ensembl")
+    first = native(genes=["ENSG00000000457", "ENSG00000000003", "ENSG00000000003.1", "nothing"]).obs.iloc[[0]].assign(well="C1")
+    samples = NativeSamples(pd.concat([both.obs, first.set_axis(["other"])]), [*both.expressions, second], both.steps)
+    samples.steps.start("genes", 7)
+    found = assemble(registry.dataset("vcpi_0001"), samples, shipped())
+    assert found.var_names.tolist() == ["ENSG00000000457"]
+    assert [row[:4] for row in dropped(found)] == [
+        ["x", "ENSG00000000003", "not in every file", "ENSG00000000003"],
+        ["x", "ENSG00000000003.1", "not in every file", "ENSG00000000003"],
+        ["x", "nothing", "unknown", None],
+        ["y", "ENSG00000000419", "not in every file", "ENSG00000000419"],
+        ["y", "also", "unknown", None],
+    ]
+    assert [row[4] for row in dropped(found)] == [32, 36, 40, 1, 1]
+    steps = found.uns["reconciliation"].set_index("rule")["n_dropped"]
+    assert steps.to_dict() == {
+        "no current Ensembl id (x)": 1,
+        "several source genes on one Ensembl id (x)": 1,
+        "no current Ensembl id (y)": 1,
+        "several source genes on one Ensembl id (y)": 0,
+        "not in every file of the dataset (2)": 2,
+        "the lists of 2 files made one: an id that another has too": 1,
+    }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.sources import harmonize, locate_files
+from perturbridge_dagster.sources import locate_files
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -21,10 +21,28 @@ def names(located: dict[str, list[Path]], folder: Path) -> dict[str, list[str]]:
 
 
 def test_files_are_found_below_the_folder(tmp_path: Path) -> None:
-    touch(tmp_path, "raw/srivatsan20_sciplex3.h5ad", "raw/obs/srivatsan20_sciplex3.parquet", "README", "raw/.srivatsan20_sciplex3.h5ad")
+    touch(tmp_path, "raw/srivatsan20_sciplex3.h5ad", "raw/obs/srivatsan20_sciplex3.parquet", "README")
     assert names(locate_files("sciplex", tmp_path), tmp_path) == {
         "counts": ["raw/srivatsan20_sciplex3.h5ad"],
         "cells": ["raw/obs/srivatsan20_sciplex3.parquet"],
+        "genes": [],
+    }
+
+
+def test_hidden_files_and_folders_are_not_looked_at(tmp_path: Path) -> None:
+    folder = tmp_path / ".perturbridge" / "native"
+    touch(
+        folder,
+        "srivatsan20_sciplex3.h5ad",
+        "obs/srivatsan20_sciplex3.parquet",
+        "obs/.srivatsan20_sciplex3.parquet.download",
+        ".files.unpacking/srivatsan20_sciplex3.h5ad",
+        ".files.unpacking/deeper/obs/srivatsan20_sciplex3.parquet",
+        "obs/.files.replaced/var/srivatsan20_sciplex3.parquet",
+    )
+    assert names(locate_files("sciplex", folder), folder) == {
+        "counts": ["srivatsan20_sciplex3.h5ad"],
+        "cells": ["obs/srivatsan20_sciplex3.parquet"],
         "genes": [],
     }
 
@@ -78,8 +96,3 @@ def test_a_missing_folder_and_an_empty_one_are_told_apart(tmp_path: Path) -> Non
         locate_files("sciplex", tmp_path / "nowhere")
     with pytest.raises(InputError, match="there is no file at all"):
         locate_files("sciplex", tmp_path)
-
-
-def test_live_lookups_are_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="network=False"):
-        harmonize("sciplex", tmp_path, network=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from perturbridge_dagster import registry
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.sample import DATASETS, write_sample
 from perturbridge_dagster.sources import harmonize
@@ -33,7 +34,7 @@ def harmonized(request: pytest.FixtureRequest, compendium: Path) -> tuple[str, a
 
 def joined(dataset: str, obs: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
     """Harmonized and true samples side by side; every sample is in both, once."""
-    plate = truth["plate"].str.replace("-", "_") if dataset == "vcpi_0001" else truth["plate"]
+    plate = truth["plate"].str.replace("-", "_") if dataset.startswith("vcpi") else truth["plate"]
     key = ["plate", "well", "cell_type", "source_name"]
     name = obs["perturbagen"].astype(object)
     if dataset == "sciplex":
@@ -83,6 +84,15 @@ def test_the_reconciliation_is_that_of_the_truth(harmonized: tuple[str, ad.AnnDa
     assert (left["samples"], left["genes"]) == samples.shape
 
 
+def test_conditions_are_counted_to_the_end(harmonized: tuple[str, ad.AnnData, pd.DataFrame, pd.DataFrame]) -> None:
+    _, samples, truth, _ = harmonized
+    steps = samples.uns["reconciliation"].query("axis == 'conditions'")
+    assert len(steps) >= 2
+    assert (steps["n_dropped"] >= 0).all()
+    true = truth[["source_name", "cell_type", "source_dose_uM", "time_h"]].drop_duplicates()
+    assert steps["n_out"].iloc[-1] == len(true)
+
+
 def test_a_release_that_has_no_entry_is_read_by_its_id(compendium: Path) -> None:
     known, new = (harmonize(dataset, compendium / "vcpi_0001") for dataset in ("vcpi_0001", "vcpi_0003"))
     assert set(new.obs["dataset"]) == {"vcpi_0003"}
@@ -101,6 +111,6 @@ def test_phase_2_of_l1000_is_read_as_phase_1(compendium: Path, tmp_path: Path) -
     np.testing.assert_array_equal(new.X, known.X)
 
 
-def test_what_has_no_reader_says_so(compendium: Path) -> None:
+def test_what_has_no_reader_says_so() -> None:
     with pytest.raises(InputError, match="tahoe: its native format cannot be read yet"):
-        harmonize("tahoe", compendium / "vcpi_0001")
+        registry.dataset("tahoe").model_copy(update={"reader": None}).require_reader()

@@ -54,7 +54,8 @@ def write(folder: Path, table: pd.DataFrame | None = None, data: pd.DataFrame | 
 
 
 def steps_of(samples: ad.AnnData) -> dict[str, tuple[int, int]]:
-    return {rule: (n_in, n_dropped) for _, _, rule, n_in, n_dropped, _ in samples.uns["reconciliation"].itertuples(index=False)}
+    steps = samples.uns["reconciliation"].query("axis != 'conditions'")
+    return {rule: (n_in, n_dropped) for _, _, rule, n_in, n_dropped, _ in steps.itertuples(index=False)}
 
 
 def test_sequenced_samples_become_samples_of_the_contract(tmp_path: Path) -> None:

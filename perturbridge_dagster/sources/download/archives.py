@@ -32,8 +32,7 @@ _BLOCK = 1024**2
 _MOST_BYTES_OF_A_HEADER = 1024**2
 _READ_WHOLE = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".dill"})
-
-
+_TARS = (".tar", ".tar.gz", ".tgz")
 _BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -155,10 +154,15 @@ def unpacked_name(name: str) -> str:
     ValueError
         If it has none of the endings that are unpacked.
     """
-    for ending in (".tar.gz", ".tgz", ".tar", ".zip", ".gz"):
+    for ending in (*_TARS, ".zip", ".gz"):
         if name.lower().endswith(ending) and len(PurePosixPath(name).name) > len(ending):
             return name[: -len(ending)]
     raise ValueError(f"{name} is no archive that can be unpacked: expected zip, tar, tar.gz, tgz or gz")
+
+
+def holds_one_file(name: str) -> bool:
+    """Whether an archive is a single compressed file, not a folder of members."""
+    return name.lower().endswith(".gz") and not name.lower().endswith(_TARS)
 
 
 def unpack(archive: Path, target: Path, rule: Unpack, grown: Callable[[int], None] = lambda out: None) -> list[Path]:
@@ -185,19 +189,14 @@ def unpack(archive: Path, target: Path, rule: Unpack, grown: Callable[[int], Non
         If the archive is broken, reaches out of its folder, or is larger than allowed; nothing of it is left.
     """
     allowance = _Allowance(archive, rule, grown)
-    name = archive.name.lower()
     try:
-        if name.endswith((".tar", ".tar.gz", ".tgz")):
-            with _folder_aside(target) as aside:
-                _untar(archive, aside, allowance)
-        elif name.endswith(".zip"):
-            with _folder_aside(target) as aside:
-                _unzip(archive, aside, allowance)
-        else:
+        if holds_one_file(archive.name):
             allowance.take_member(target.name)
             with written_whole(target) as whole, gzip.open(archive) as source:
                 allowance.copy(source, whole, None)
             return [target]
+        with _folder_aside(target) as aside:
+            (_unzip if archive.name.lower().endswith(".zip") else _untar)(archive, aside, allowance)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise UnsafeArchiveError("two of its members want the same name.", file=archive.name) from error
     except (OSError, *_BROKEN) as error:
@@ -213,8 +212,8 @@ def unpack(archive: Path, target: Path, rule: Unpack, grown: Callable[[int], Non
 def _folder_aside(target: Path) -> Iterator[Path]:
     """A new folder that takes the place of `target` when the block ends without an error."""
     aside, replaced = (target.with_name(f".{target.name}.{word}") for word in ("unpacking", "replaced"))
-    remove(aside)  # of a process that was killed
-    remove(replaced)
+    _remove(aside)  # of a process that was killed
+    _remove(replaced)
     aside.mkdir(parents=True)
     try:
         yield aside
@@ -222,8 +221,8 @@ def _folder_aside(target: Path) -> Iterator[Path]:
             target.rename(replaced)
         aside.rename(target)
     finally:
-        remove(aside)
-        remove(replaced)
+        _remove(aside)
+        _remove(replaced)
 
 
 def _unzip(archive: Path, folder: Path, allowance: _Allowance) -> None:
@@ -267,8 +266,7 @@ def _untar(archive: Path, folder: Path, allowance: _Allowance) -> None:
             allowance.copy(content, folder / path, member.size, counted=True)
 
 
-def remove(path: Path) -> None:
-    """Remove what an archive was unpacked to."""
+def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -241,8 +241,8 @@ class Connection:
             reraise=True,
         )(attempt)
 
-    def read(self, url: str, *, token_variable: str | None = None) -> tuple[bytes, httpx.Headers]:
-        """A small answer whole, such as a listing, with its headers.
+    def read(self, url: str) -> bytes:
+        """A small answer whole, such as the list of what a package holds.
 
         Raises
         ------
@@ -250,14 +250,14 @@ class Connection:
             As :meth:`answer`, and if every try failed.
         """
 
-        def attempt() -> tuple[bytes, httpx.Headers]:
-            with self.answer(url, token_variable=token_variable) as response:
+        def attempt() -> bytes:
+            with self.answer(url) as response:
                 body = bytearray()
                 for piece in response.iter_bytes():
                     body += piece
                     if len(body) > _MOST_BYTES_OF_AN_ANSWER:
                         raise DownloadError(f"{without_query(url)} answers without end.")
-                return bytes(body), response.headers
+                return bytes(body)
 
         try:
             return self.patiently(attempt)

@@ -1,36 +1,35 @@
-"""The files of a dataset, several at once, into its folder.
+"""The files of a source, several at once, into its folder.
 
-Belongs here: what is there already, who fetches which file, telling how it goes. Does not belong here: bytes of one file
-(``transfer.py``) or members of an archive (``archives.py``).
+Belongs here: who fetches which file, from wherever it is had. Does not belong here: bytes of one file (``transfer.py``), members of an
+archive (``archives.py``), what is there already (``receipts.py``).
 
-A file gets its name when it is whole and checked. Beside it stays a receipt, ``.NAME.received.json``: what was declared, and size and
-time of the files that came of it. It spares reading 50 GB again to compare a checksum, and it tells a file that was fetched, which a
-changed declaration may replace, from one that a person put there, which is never overwritten. Names that begin with a dot are not
-looked at by readers.
+A file gets its name when it is whole and checked. What belongs to it and is no native file begins with a dot (``receipts.py``,
+``transfer.py``), and readers do not look at such names.
 
 Processes that want the same file take turns by a lock on ``.NAME.lock``; the later one finds the file there.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.sources.download.archives import unpack, unpacked_name
+from perturbridge_dagster.sources.download.archives import holds_one_file, unpack
 from perturbridge_dagster.sources.download.connection import Connection, Stopped, without_query
+from perturbridge_dagster.sources.download.progress import Board, Progress, Watch, duration_in_words
+from perturbridge_dagster.sources.download.receipts import Receipt, aside_of, result_of
 from perturbridge_dagster.sources.download.remote import (
     AccessError,
     DownloadError,
@@ -42,7 +41,7 @@ from perturbridge_dagster.sources.download.remote import (
 )
 from perturbridge_dagster.sources.download.stores import Services, locate
 from perturbridge_dagster.sources.download.transfer import Transfer
-from perturbridge_dagster.written import write_json, written_whole
+from perturbridge_dagster.written import written_whole
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 
@@ -51,7 +50,8 @@ def fetch(
     files: Sequence[RemoteFile],
     folder: Path,
     *,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
     at_once: int = 4,
     dataset: str | None = None,
     local: Path | None = None,
@@ -67,15 +67,17 @@ def fetch(
     folder
         Where to; made where it is not there.
     progress
-        Told a line at a time, in the thread of the caller and at most every `limits.seconds_between_lines`, except for what happens to
-        a file; ``print`` in a terminal, ``context.log.info`` in Dagster.
+        Told a line at a time, in the thread of the caller: what happens to a file at once, and how far all is every
+        `limits.seconds_between_lines`. ``print`` in a terminal, ``context.log.info`` in Dagster.
+    watch
+        Told how far all is ten times a second, in the thread of the caller, in place of `progress`: for a display that is redrawn.
     at_once
         The most files at a time; `limits.per_host` holds for one host.
     dataset
         Dataset id, for messages.
     local
-        Folder of files that were had otherwise: from their owner, or on another machine. A file found in it by path or name is checked
-        and linked, or copied; the others are fetched.
+        Folder of files that were had otherwise: from their owner, or on another machine. A file found in it by path or name, or what
+        it is unpacked to, is checked and linked, or copied; the others are fetched.
     limits
         Patience and politeness.
     services
@@ -90,7 +92,7 @@ def fetch(
     DownloadError
         If files could not be had. The others are there, and what was begun is kept: run it again to continue.
     AccessError
-        If files want a token, or are given by their owner on request only.
+        If files want a token, or are not to be had from an address.
     UnsafeArchiveError
         If an archive is broken or unsafe.
     InputError
@@ -106,7 +108,7 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
 
     stop = threading.Event()
-    board = _Board(len(files), limits.seconds_between_lines, progress or (lambda line: None))
+    board = Board(len(files), limits.seconds_between_lines, progress or (lambda line: None), watch)
     connection = Connection(limits, stop)
     fetcher = _Fetcher(folder, connection, services or Services.from_environment(), board, dataset, local)
     slots = threading.Semaphore(at_once)
@@ -117,6 +119,10 @@ def fetch(
                 raise Stopped
         try:
             return fetcher.bring(file)
+        except InputError as error:  # the others may take hours before it is raised
+            board.forget(file.name)
+            board.say(f"{file.name} FAILED: {error.problem}")
+            raise
         finally:
             slots.release()
 
@@ -138,88 +144,31 @@ def fetch(
         except BaseException:
             stop.set()
             raise
-    failures = [error for future in futures if (error := future.exception()) is not None]
-    _raise(failures, len(files), dataset)
+    _raise({file.name: error for file, future in zip(files, futures, strict=True) if (error := future.exception())}, len(files), dataset)
     return [future.result() for future in futures]
 
 
-def _raise(failures: list[BaseException], n: int, dataset: str | None) -> None:
-    """Raise what went wrong: one error as it is, several as one that lists them."""
-    for error in failures:
+def _raise(failures: dict[str, BaseException], n: int, dataset: str | None) -> None:
+    """Raise what went wrong: one error as it is, several as one that says each thing once."""
+    said: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, error in failures.items():
         if not isinstance(error, InputError):
             raise error
+        said[error.advice or ""][error.problem].append(name)
     if len(failures) == 1:
-        raise failures[0]
+        raise next(iter(failures.values()))
     if failures:
-        kind = AccessError if all(isinstance(error, AccessError) for error in failures) else DownloadError
-        listed = "\n".join(f"- {error}" for error in failures)
-        raise kind(f"{len(failures)} of {n} files could not be had:\n{listed}\n", dataset=dataset, advice="Run it again for those only.")
+        kind = AccessError if all(isinstance(error, AccessError) for error in failures.values()) else DownloadError
+        lines = []
+        for advice, problems in said.items():
+            lines += [f"- {_first(names)}: {problem}" for problem, names in problems.items()]
+            lines += [f"  {advice}"] if advice else []
+        listed = "\n".join(lines)
+        raise kind(f"{len(failures)} of {n} files could not be had; run it again to fetch only those.\n{listed}", dataset=dataset)
 
 
-class _Board:
-    """How far the files are. Threads write on it; the caller's thread reads it out."""
-
-    def __init__(self, n_files: int, seconds: float, progress: Callable[[str], None]) -> None:
-        self.n_files = n_files
-        self.seconds = seconds
-        self.progress = progress
-        self.events: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self.lock = threading.Lock()
-        self.there: dict[str, tuple[int, int | None]] = {}
-        self.n_done = 0
-        self.received = 0
-        self.last = (time.monotonic(), 0)
-
-    def say(self, line: str) -> None:
-        """Something that happened, told at once."""
-        self.events.put(line)
-
-    def grown(self, name: str, there: int, whole: int | None, new: int) -> None:
-        """Bytes of a file that are there, that there will be, and that came."""
-        with self.lock:
-            self.there[name] = (there, whole)
-            self.received += new
-
-    def forget(self, name: str) -> None:
-        """No longer tell how far something is."""
-        with self.lock:
-            self.there.pop(name, None)
-
-    def done(self, name: str, line: str) -> None:
-        """A file is there."""
-        with self.lock:
-            self.there.pop(name, None)
-            self.n_done += 1
-        self.say(f"{name}: {line} ({self.n_done} of {self.n_files} files)")
-
-    def tell(self) -> None:
-        """Tell what happened, and how far all is when it is time."""
-        while not self.events.empty():
-            self.progress(self.events.get())
-        then, received_then = self.last
-        passed = time.monotonic() - then
-        if passed < self.seconds:
-            return
-        with self.lock:
-            there, received = dict(self.there), self.received
-        self.last = (time.monotonic(), received)
-        if not there:
-            return
-        speed = (received - received_then) / passed
-        parts = [
-            f"{name} {bytes_in_words(so_far)}" + (f" of {bytes_in_words(whole)}" if whole is not None else "")
-            for name, (so_far, whole) in sorted(there.items())
-        ]
-        line = f"{self.n_done} of {self.n_files} files; {', '.join(parts)}; {bytes_in_words(speed)}/s"
-        if speed > 0 and all(whole is not None for _, whole in there.values()):
-            left = sum((whole or 0) - so_far for so_far, whole in there.values())
-            line += f", about {_duration(left / speed)} left for these"
-        self.progress(line)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+def _first(names: Sequence[str], n: int = 5) -> str:
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 @dataclass
@@ -229,7 +178,7 @@ class _Fetcher:
     folder: Path
     connection: Connection
     services: Services
-    board: _Board
+    board: Board
     dataset: str | None
     local: Path | None
 
@@ -238,24 +187,19 @@ class _Fetcher:
         path = self.folder / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            result = path.with_name(unpacked_name(path.name)) if file.unpack else path
+            result = self.folder / result_of(file)
         except ValueError as error:
             raise InputError(f"{error}.", dataset=self.dataset, file=file.name) from None
-        if file.unpack and file.unpack.into is not None:
-            if file.name.lower().endswith(".gz") and not file.name.lower().endswith(".tar.gz"):
-                raise InputError("a gz file holds one file, which takes no folder.", dataset=self.dataset, file=file.name)
-            result = self.folder / file.unpack.into
         with self._turn(path):
-            if self._received(file, path):
-                self.board.done(file.name, "there already")
-                return result
-            if file.unpack:
-                self._require_clear(file, path, result)
-            how = self._have(file, path)
-            came = self._unpacked(file, path, result) if file.unpack else [path]
-            self._write_receipt(file, path, came)
+            if Receipt.read(self.folder, file.name).is_of(file):
+                how = "there already"
+            elif file.unpack is None:
+                how = self._have(file, path)
+                Receipt.write(self.folder, file, [path])
+            else:
+                how = self._have_unpacked(file, path, result)
             self.board.done(file.name, how)
-            return result
+        return result
 
     @contextmanager
     def _turn(self, path: Path) -> Iterator[None]:
@@ -277,70 +221,31 @@ class _Fetcher:
         finally:
             lock.release()
 
-    # ---- receipts ------------------------------------------------------------------------------------------------------------
-
-    def _receipt(self, path: Path) -> Path:
-        return path.with_name(f".{path.name}.received.json")
-
-    def _declared(self, file: RemoteFile) -> dict[str, object]:
-        return {
-            "url": file.url,
-            "size": file.size,
-            "checksum": str(file.checksum) if file.checksum else None,
-            "unpacked": {"into": file.unpack.into, "members": list(file.unpack.members)} if file.unpack else None,
-        }
-
-    def _state(self, path: Path) -> list[int] | None:
-        return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else None
-
-    def _write_receipt(self, file: RemoteFile, path: Path, came: list[Path]) -> None:
-        states = {member.relative_to(self.folder).as_posix(): self._state(member) for member in came}
-        write_json(self._receipt(path), {"declared": self._declared(file), "files": states})
-
-    def _read_receipt(self, path: Path) -> dict[str, dict[str, object]]:
-        try:
-            receipt: dict[str, dict[str, object]] = json.loads(self._receipt(path).read_text())
-            return receipt if receipt.keys() >= {"declared", "files"} else {}
-        except (OSError, ValueError, AttributeError):
-            return {}
-
-    def _received(self, file: RemoteFile, path: Path) -> bool:
-        """Whether the file was received as it is declared now, and what came of it is untouched."""
-        receipt = self._read_receipt(path)
-        return (
-            bool(receipt)
-            and receipt["declared"] == self._declared(file)
-            and all(self._state(self.folder / name) == state for name, state in receipt["files"].items())
-        )
-
-    # ---- having a file -------------------------------------------------------------------------------------------------------
+    # ---- a file as it is published -------------------------------------------------------------------------------------------
 
     def _have(self, file: RemoteFile, path: Path) -> str:
         """Make sure that the file is at its path, and say how."""
         if path.exists():
             fault = fault_of(path, file.name, file.size, file.checksum)
-            state, known = self._state(path), self._read_receipt(path).get("files", {}).get(file.name)
-            if not fault and (known is None or file.checksum is not None):
+            receipt = Receipt.read(self.folder, file.name)
+            received = receipt.knows(path)
+            # without a checksum, what was fetched under another declaration cannot be told from what is declared now
+            if not fault and (receipt.is_of(file) or file.name not in receipt.files or file.checksum is not None):
                 return "there already"
-            if state != known:
+            if not received:
                 raise InputError(
                     f"there is another file of that name: {fault or 'it was changed after it was fetched'}.",
                     dataset=self.dataset,
                     file=path,
                     advice="Move it away; it is not overwritten, since it was not fetched by this program.",
                 )
-        found = self._in_local(file)
+        found = self._in_local(file.name)
         if found is not None:
             self._link(file, found, path)
             return f"taken from {found.parent}"
-        if file.url is None:
-            raise AccessError(
-                "its owner gives it on request.",
-                dataset=self.dataset,
-                file=file.name,
-                advice=f"{file.how} Then give the folder it lies in.",
-            )
-        aside = path.with_name(f".{path.name}.download")
+        self._require_access(file)
+        assert file.url is not None
+        aside = aside_of(path)
         began = time.monotonic()
         transfer = Transfer(
             self.connection,
@@ -355,17 +260,24 @@ class _Fetcher:
         aside.replace(path)
         transfer.discard()
         passed = max(time.monotonic() - began, 1e-3)
-        return f"fetched from {without_query(file.url)}, {bytes_in_words(path.stat().st_size)} in {_duration(passed)}"
+        return f"fetched from {without_query(file.url)}, {bytes_in_words(path.stat().st_size)} in {duration_in_words(passed)}"
 
-    def _in_local(self, file: RemoteFile) -> Path | None:
+    def _require_access(self, file: RemoteFile) -> None:
+        """Refuse what cannot be had from an address, or not without a token, before anyone is asked."""
+        variable = file.token_variable
+        if file.url is None:
+            problem = f"its owner's own client gives it: {file.command}." if file.command else "its owner gives it on request."
+            problem = f"it is not in {self.local}, and {problem}" if self.local else problem
+        elif variable and not os.environ.get(variable, "").strip():
+            problem = f"its owner wants a token, which is read from the environment variable {variable}, and that is not set."
+        else:
+            return
+        raise AccessError(problem, dataset=self.dataset, file=file.name, advice=file.how)
+
+    def _in_local(self, name: str) -> Path | None:
         if self.local is None:
             return None
-        found = next((path for path in (self.local / file.name, self.local / Path(file.name).name) if path.is_file()), None)
-        if found is None and file.url is None:
-            raise AccessError(
-                f"it is not in {self.local}, and its owner gives it on request.", dataset=self.dataset, file=file.name, advice=file.how
-            )
-        return found
+        return next((path for path in (self.local / name, self.local / Path(name).name) if path.is_file()), None)
 
     def _link(self, file: RemoteFile, found: Path, path: Path) -> None:
         """Put a file that was had otherwise to its path, if it is the one declared."""
@@ -381,12 +293,45 @@ class _Fetcher:
                 except OSError as error:
                     raise not_written(error, file.name) from error
 
-    def _require_clear(self, file: RemoteFile, path: Path, result: Path) -> None:
+    # ---- a file that is unpacked ---------------------------------------------------------------------------------------------
+
+    def _have_unpacked(self, file: RemoteFile, path: Path, result: Path) -> str:
+        """Make sure that what a file is unpacked to is there, and say how."""
+        how = self._have_unpacked_by_hand(file, result) if holds_one_file(file.name) else None
+        if how:
+            Receipt.write(self.folder, file, [result])
+            return how
+        packed = replace(file, unpack=None)
+        if not Receipt.read(self.folder, file.name).is_of(packed):  # else what is there is of a process that was killed while it unpacked
+            self._require_clear(file, result)
+        persons_own = path.exists() and not Receipt.read(self.folder, file.name).knows(path)
+        how = self._have(packed, path)
+        if not persons_own:
+            Receipt.write(self.folder, packed, [path])
+        came = self._unpacked(file, path, result)
+        keep = persons_own or (file.unpack is not None and file.unpack.keep_archive)
+        Receipt.write(self.folder, file, [path, *came] if keep else came)
+        if not keep:
+            path.unlink()
+        return how
+
+    def _have_unpacked_by_hand(self, file: RemoteFile, result: Path) -> str | None:
+        """What a gz file holds, where a person has unpacked it; nothing but its kind can then be compared."""
+        unpacked = RemoteFile(result.relative_to(self.folder).as_posix(), file.url, how=file.how)
+        if result.is_file() and not Receipt.read(self.folder, file.name):
+            self._have(unpacked, result)
+            return "there already, unpacked"
+        found = None if result.exists() else self._in_local(unpacked.name)
+        if found is None:
+            return None
+        self._link(unpacked, found, result)
+        return f"taken, unpacked, from {found.parent}"
+
+    def _require_clear(self, file: RemoteFile, result: Path) -> None:
         """Refuse to unpack over what was not unpacked here."""
-        known = self._read_receipt(path).get("files", {})
-        there = [member for member in (result.rglob("*") if result.is_dir() else [result]) if member.is_file()]
-        for member in there:
-            if self._state(member) != known.get(member.relative_to(self.folder).as_posix()):
+        receipt = Receipt.read(self.folder, file.name)
+        for member in result.rglob("*") if result.is_dir() else [result]:
+            if member.is_file() and not receipt.knows(member):
                 raise InputError(
                     f"it is in the way of what {file.name} is unpacked to.",
                     dataset=self.dataset,
@@ -395,22 +340,19 @@ class _Fetcher:
                 )
 
     def _unpacked(self, file: RemoteFile, path: Path, result: Path) -> list[Path]:
-        """Unpack a file, and remove it where it need not stay."""
+        """Unpack a file."""
         assert file.unpack is not None
         self.board.say(f"{file.name}: unpacking")
+        unpacking = f"{file.name}, unpacked:"
 
         def grown(out: int) -> None:
             if self.connection.stop.is_set():
                 raise Stopped
-            self.board.grown(f"{file.name}, unpacked:", out, None, 0)
+            self.board.grown(unpacking, out, None, 0)
 
         try:
-            came = unpack(path, result, file.unpack, grown)
+            return unpack(path, result, file.unpack, grown)
         except InputError as error:
             raise type(error)(error.problem, dataset=self.dataset, file=file.name, advice=error.advice) from error
         finally:
-            self.board.forget(f"{file.name}, unpacked:")
-        if file.unpack.keep_archive:
-            return [path, *came]
-        path.unlink()
-        return came
+            self.board.forget(unpacking)

@@ -125,7 +125,10 @@ class RemoteFile:
     size, checksum
         What the source publishes of it; None where it publishes nothing.
     token_variable
-        Environment variable of a token, sent as ``Authorization: Bearer`` to the host of `url` and to no other.
+        Environment variable of a token, without which it is not asked for. Sent as ``Authorization: Bearer`` to the host of `url`
+        and to no other.
+    command
+        Call of the owner's own client that gives it, where there is no url: for a person to run.
     how
         For people: how it is had where there is no url, or what to do where access is refused.
     unpack
@@ -137,6 +140,7 @@ class RemoteFile:
     size: int | None = None
     checksum: Checksum | None = None
     token_variable: str | None = None
+    command: str | None = None
     how: str | None = None
     unpack: Unpack | None = None
 

@@ -1,7 +1,7 @@
 """What other stores call their objects, as addresses of HTTP: public S3 and GCS buckets, Hugging Face, Quilt packages, LaminDB.
 
-Belongs here: where an object lies and what a store lists below a prefix. Does not belong here: fetching it (``transfer.py``), so that one
-code resumes, checks and retries whatever the store.
+Belongs here: where an object lies. Does not belong here: fetching it (``transfer.py``), so that one code resumes, checks and retries
+whatever the store.
 
 Public buckets answer plain HTTPS, so neither boto nor gcsfs is needed. LaminDB hands out where its artifacts lie, signed where they
 are not public, through its own library, an optional extra.
@@ -9,15 +9,13 @@ are not public, through its own library, an optional extra.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
-from collections.abc import Iterator
+import threading
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
-from xml.etree import ElementTree
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.sources.download.connection import Connection
@@ -26,6 +24,8 @@ from perturbridge_dagster.sources.download.transfer import Located
 
 SCHEMES = ("http", "https", "s3", "gs", "hf", "quilt+s3", "lamin")
 _SECONDS_SIGNED = 24 * 3600
+_LAMIN = threading.Lock()
+"""The library of LaminDB keeps the instance it speaks to for the whole process."""
 
 
 @dataclass(frozen=True)
@@ -100,34 +100,6 @@ def locate(file: RemoteFile, services: Services, connection: Connection) -> Loca
             raise InputError(f"{scheme!r} is no store that files are fetched from.", file=file.name, expected=", ".join(SCHEMES))
 
 
-def list_files(url: str, services: Services, connection: Connection) -> list[RemoteFile]:
-    """Files below a prefix of a bucket or a folder of a Hugging Face repository.
-
-    Parameters
-    ----------
-    url
-        ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``hf://datasets/owner/name@revision/folder``.
-    services
-        Addresses of the stores.
-    connection
-        Asks them.
-
-    Returns
-    -------
-    Sorted by name, the path below the prefix up to its last ``/``; with size, and with checksum where the store knows one.
-    """
-    match urlsplit(url).scheme:
-        case "s3":
-            listed = _listed_s3(url, services, connection)
-        case "gs":
-            listed = _listed_gcs(url, services, connection)
-        case "hf":
-            listed = _listed_hugging_face(url, services, connection)
-        case scheme:
-            raise InputError(f"files of {scheme!r} cannot be listed.", expected="s3, gs or hf")
-    return sorted(listed, key=lambda file: file.name)
-
-
 def _quoted(key: str) -> str:
     return quote(key, safe="/~")
 
@@ -140,10 +112,6 @@ def _bucket_and_key(url: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _below(prefix: str, key: str) -> str:
-    return key[prefix.rfind("/") + 1 :]
-
-
 # ---- S3 and packages of Quilt ------------------------------------------------------------------------------------------------
 
 
@@ -151,22 +119,6 @@ def _s3_address(url: str, services: Services) -> str:
     bucket, key = _bucket_and_key(url)
     key, versioned, version = key.partition("?versionId=")
     return f"{services.bucket(bucket)}/{_quoted(key)}" + (f"?versionId={quote(version, safe='')}" if versioned else "")
-
-
-def _listed_s3(url: str, services: Services, connection: Connection) -> Iterator[RemoteFile]:
-    bucket, prefix = _bucket_and_key(url)
-    asked = {"list-type": "2", "prefix": prefix, "encoding-type": "url"}
-    while True:
-        page = ElementTree.fromstring(connection.read(f"{services.bucket(bucket)}/?{urlencode(asked)}")[0])
-        space = {"s3": page.tag[1 : page.tag.index("}")] if "}" in page.tag else ""}
-        for entry in page.findall("s3:Contents", space):
-            key = unquote(entry.findtext("s3:Key", "", space))
-            if not key.endswith("/"):
-                size = int(entry.findtext("s3:Size", "", space))
-                yield RemoteFile(_below(prefix, key), f"s3://{bucket}/{key}", size)
-        if page.findtext("s3:IsTruncated", "false", space) != "true":
-            return
-        asked["continuation-token"] = page.findtext("s3:NextContinuationToken", "", space)
 
 
 def _in_quilt_package(url: str, services: Services, connection: Connection) -> Located:
@@ -183,41 +135,22 @@ def _in_quilt_package(url: str, services: Services, connection: Connection) -> L
         raise InputError(f"{url!r} is not a file of a Quilt package.", expected="quilt+s3://bucket#package=owner/name&path=file")
     root = f"s3://{parts.netloc}/.quilt"
     if not revision:
-        body, _ = connection.read(_s3_address(f"{root}/named_packages/{package}/latest", services))
+        body = connection.read(_s3_address(f"{root}/named_packages/{package}/latest", services))
         revision = body.decode().strip()
     if not re.fullmatch(r"[0-9a-f]{6,64}", revision):
         raise DownloadError(f"the Quilt package {package} names no revision but {revision[:40]!r}.")
-    manifest, _ = connection.read(_s3_address(f"{root}/packages/{revision}", services))
-    for line in manifest.splitlines():
-        entry: dict[str, Any] = json.loads(line)
+    manifest = connection.read(_s3_address(f"{root}/packages/{revision}", services))
+    try:
+        entries: list[dict[str, Any]] = [json.loads(line) for line in manifest.splitlines()]
+    except ValueError:
+        raise DownloadError(f"what {parts.netloc} gives as the list of the Quilt package {package} is none.") from None
+    for entry in entries:
         if entry.get("logical_key") == path:
             # other hashes are of parts, and can only be compared by who knows how it was split
             known = entry.get("hash") or {}
             checksum = Checksum("sha256", known["value"]) if known.get("type") == "SHA256" else None
             return Located(_s3_address(entry["physical_keys"][0], services), None, entry.get("size"), checksum)
     raise DownloadError(f"the Quilt package {package} of {parts.netloc}, revision {revision[:12]}, has no file {path!r}.")
-
-
-# ---- Google Cloud Storage ----------------------------------------------------------------------------------------------------
-
-
-def _listed_gcs(url: str, services: Services, connection: Connection) -> Iterator[RemoteFile]:
-    bucket, prefix = _bucket_and_key(url)
-    asked = {"prefix": prefix, "fields": "items(name,size,md5Hash),nextPageToken"}
-    while True:
-        page = json.loads(connection.read(f"{services.gcs}/storage/v1/b/{quote(bucket, safe='')}/o?{urlencode(asked)}")[0])
-        for entry in page.get("items", []):
-            if not entry["name"].endswith("/"):
-                md5 = entry.get("md5Hash")  # objects composed of others have none
-                yield RemoteFile(
-                    _below(prefix, entry["name"]),
-                    f"gs://{bucket}/{entry['name']}",
-                    int(entry["size"]),
-                    Checksum("md5", base64.b64decode(md5).hex()) if md5 else None,
-                )
-        if "nextPageToken" not in page:
-            return
-        asked["pageToken"] = page["nextPageToken"]
 
 
 # ---- Hugging Face ------------------------------------------------------------------------------------------------------------
@@ -229,28 +162,6 @@ def _hugging_face_parts(url: str) -> tuple[str, str, str]:
     if not found:
         raise InputError(f"{url!r} is no file of Hugging Face.", expected="hf://datasets/owner/name@revision/path")
     return found[1], unquote(found[2] or "main"), found[3]
-
-
-def _listed_hugging_face(url: str, services: Services, connection: Connection) -> Iterator[RemoteFile]:
-    repository, revision, folder = _hugging_face_parts(url)
-    folder = folder.rstrip("/")
-    kind = repository if repository.startswith(("datasets/", "spaces/")) else f"models/{repository}"
-    page: str | None = f"{services.huggingface}/api/{kind}/tree/{quote(revision, safe='')}/{_quoted(folder)}?recursive=true"
-    while page:
-        body, headers = connection.read(page, token_variable="HF_TOKEN")
-        for entry in json.loads(body):
-            if entry["type"] == "file":
-                sha256 = (entry.get("lfs") or {}).get("oid")
-                yield RemoteFile(
-                    _below(f"{folder}/" if folder else "", entry["path"]),
-                    f"hf://{repository}@{quote(revision, safe='')}/{entry['path']}",
-                    entry["size"],
-                    Checksum("sha256", sha256) if sha256 else None,
-                )
-        following = re.search(r'<([^>]+)>\s*;\s*rel="?next"?', headers.get("link", ""))
-        page = following[1] if following else None
-        if page and urlsplit(page).netloc != urlsplit(services.huggingface).netloc:
-            raise DownloadError(f"the listing of {repository} goes on at another host, which is not asked.")
 
 
 # ---- LaminDB -----------------------------------------------------------------------------------------------------------------
@@ -271,15 +182,16 @@ def _lamin_artifact(url: str) -> Located:
         import lamindb
     except ImportError:
         raise InputError(
-            f"{url} is an artifact of LaminDB, whose library is not installed.",
+            "it is an artifact of LaminDB, whose library is not installed.",
             advice='Install the extra "lamindb" (pip install "perturbridge-dagster[lamindb]"), or save the artifact by hand.',
         ) from None
     instance = f"{parts.netloc}/{names[0]}"
     try:
-        artifacts = lamindb.DB(instance).Artifact
-        artifact = artifacts.get(uid) if uid else artifacts.get(key=key)
-        path = artifact.path
-        signed = path.fs.sign(path.path, expiration=_SECONDS_SIGNED)
+        with _LAMIN:
+            artifacts = lamindb.DB(instance).Artifact
+            artifact = artifacts.get(uid) if uid else artifacts.get(key=key)
+            path = artifact.path
+            signed = path.fs.sign(path.path, expiration=_SECONDS_SIGNED)
     except Exception as error:  # noqa: BLE001
         # whatever the library, its database and its hub raise; their texts may hold credentials, so only the kind is told
         raise DownloadError(

@@ -24,9 +24,11 @@ from typing import NoReturn
 
 import httpx
 
+from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.sources.download.connection import Connection, Stopped, TryAgain, without_query
 from perturbridge_dagster.sources.download.remote import (
     BYTES_TO_JUDGE,
+    AccessError,
     Checksum,
     DownloadError,
     RemoteFile,
@@ -168,8 +170,10 @@ class Transfer:
         self.record.unlink(missing_ok=True)
         self.in_pieces = False
 
-    def _error(self, problem: str, advice: str | None = None, kind: type[DownloadError] = DownloadError) -> DownloadError:
-        return kind(problem, dataset=self.dataset, file=self.file.name, advice=advice)
+    def _error(
+        self, problem: str, advice: str | None = None, kind: type[InputError] = DownloadError, expected: str | None = None
+    ) -> InputError:
+        return kind(problem, dataset=self.dataset, file=self.file.name, advice=advice, expected=expected)
 
     def _bring(self) -> None:
         """Try until every byte is there."""
@@ -180,8 +184,9 @@ class Transfer:
                 return self.connection.patiently(self._try, lambda line: self.told(f"{self.file.name}: {line}"))
             except TryAgain as error:
                 problem = error
-            except DownloadError as error:
-                raise self._error(error.problem, " ".join(filter(None, (error.advice, self.file.how))), type(error)) from None
+            except InputError as error:
+                how = self.file.how if isinstance(error, AccessError) else None
+                raise self._error(error.problem, " ".join(filter(None, (error.advice, how))), type(error), error.expected) from None
             if self.furthest - before < self.connection.limits.least_bytes:
                 break
         kept = self._there()

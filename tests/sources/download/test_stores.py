@@ -1,8 +1,7 @@
-"""Objects of other stores: where they lie and what is listed, against a server that answers as the stores do."""
+"""Objects of other stores: where they lie, against a server that answers as the stores do."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import sys
@@ -10,15 +9,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.sources.download import Checksum, DownloadError, Limits, RemoteFile, Services, fetch
+from perturbridge_dagster.sources.download import DownloadError, Limits, RemoteFile, Services, fetch
 from perturbridge_dagster.sources.download.connection import Connection
-from perturbridge_dagster.sources.download.stores import list_files, locate
-from tests.sources.download.misbehaving_server import File, Handler, Server, says
+from perturbridge_dagster.sources.download.stores import locate
+from tests.sources.download.misbehaving_server import File, Server, says
 
 
 @pytest.fixture
@@ -85,72 +83,10 @@ def test_a_token_of_hugging_face_is_sent_where_there_is_one(
     monkeypatch.setenv("HF_TOKEN", "hf_abc")
     fetch([RemoteFile("2", "hf://datasets/o/n/x")], tmp_path, limits=quick, services=services)
     assert [request.headers.get("Authorization") for request in server.requests] == [None, "Bearer hf_abc"]
-
-
-def test_s3_is_listed_page_by_page(server: Server, services: Services, connection: Connection) -> None:
-    keys = ["data/a+b%20c.txt", "data/sub/", "data/sub/d.bin", "data/z"]
-
-    def listing(handler: Handler) -> None:
-        asked = {name: values[0] for name, values in parse_qs(urlsplit(handler.path).query).items()}
-        assert asked["list-type"] == "2"
-        assert asked["prefix"] == "data/"
-        at = int(asked.get("continuation-token", "token 0").removeprefix("token "))
-        entries = "".join(
-            f"<Contents><Key>{key.replace('%', '%25').replace('+', '%2B')}</Key><Size>{len(key)}</Size></Contents>"
-            for key in keys[at : at + 2]
-        )
-        more = at + 2 < len(keys)
-        following = f"<NextContinuationToken>token {at + 2}</NextContinuationToken>" if more else ""
-        handler.send(
-            200,
-            f'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-            f"<IsTruncated>{str(more).lower()}</IsTruncated>{following}{entries}</ListBucketResult>".encode(),
-        )
-
-    server.plans["/bucket/"] = [says(503), listing]
-    listed = list_files("s3://bucket/data/", services, connection)
-    assert [(file.name, file.url, file.size) for file in listed] == [
-        ("a+b%20c.txt", "s3://bucket/data/a+b%20c.txt", 16),
-        ("sub/d.bin", "s3://bucket/data/sub/d.bin", 14),
-        ("z", "s3://bucket/data/z", 6),
-    ]
-    assert len(server.requests) == 3
-
-
-def test_gcs_is_listed_with_checksums(server: Server, services: Services, connection: Connection) -> None:
-    md5 = hashlib.md5(b"x").digest()
-    first = {"items": [{"name": "p/a", "size": "1", "md5Hash": base64.b64encode(md5).decode()}], "nextPageToken": "t"}
-    last = {"items": [{"name": "p/composed", "size": "2"}, {"name": "p/folder/", "size": "0"}]}
-    server.plans["/storage/v1/b/bucket/o"] = [says(200, json.dumps(page).encode()) for page in (first, last)]
-    listed = list_files("gs://bucket/p/", services, connection)
-    assert listed == [
-        RemoteFile("a", "gs://bucket/p/a", 1, Checksum("md5", md5.hex())),
-        RemoteFile("composed", "gs://bucket/p/composed", 2),
-    ]
-    assert "pageToken=t" in server.requests[1].path
-
-
-def test_hugging_face_is_listed_with_checksums(server: Server, services: Services, connection: Connection) -> None:
-    sha256 = hashlib.sha256(b"x").hexdigest()
-    first = [
-        {"type": "directory", "path": "f/g"},
-        {"type": "file", "path": "f/g/a", "size": 5, "oid": "1", "lfs": {"oid": sha256, "size": 5}},
-    ]
-    last = [{"type": "file", "path": "f/b", "size": 2, "oid": "2"}]
-    server.plans["/api/datasets/o/n/tree/main/f"] = [
-        says(200, json.dumps(first).encode(), Link=f'<{server.url("/api/datasets/o/n/tree/main/f?cursor=2")}>; rel="next"'),
-        says(200, json.dumps(last).encode()),
-    ]
-    assert list_files("hf://datasets/o/n/f", services, connection) == [
-        RemoteFile("b", "hf://datasets/o/n@main/f/b", 2),
-        RemoteFile("g/a", "hf://datasets/o/n@main/f/g/a", 5, Checksum("sha256", sha256)),
-    ]
-
-
-def test_a_listing_is_not_followed_to_another_host(server: Server, services: Services, connection: Connection) -> None:
-    server.plans["/api/models/o/n/tree/main/"] = says(200, b"[]", Link='<https://elsewhere.example/next>; rel="next"')
-    with pytest.raises(DownloadError, match="another host"):
-        list_files("hf://o/n/", services, connection)
+    monkeypatch.delenv("HF_TOKEN")
+    server.plans["/datasets/o/n/resolve/main/x"] = says(401)
+    with pytest.raises(DownloadError, match="It wants a token: set the environment variable HF_TOKEN"):
+        fetch([RemoteFile("3", "hf://datasets/o/n/x")], tmp_path, limits=quick, services=services)
 
 
 def quilt_package(server: Server, content: bytes, sha256: str, kind: str = "SHA256") -> str:
@@ -185,6 +121,9 @@ def test_the_checksum_of_a_quilt_package_counts(server: Server, services: Servic
     assert fetch([RemoteFile("counts.bin", url)], tmp_path, limits=quick, services=services) == [tmp_path / "counts.bin"]
     with pytest.raises(DownloadError, match="has no file 'missing'"):
         fetch([RemoteFile("x", url.replace("counts.bin", "missing"))], tmp_path, limits=quick, services=services)
+    server.plans[f"/bucket/.quilt/packages/{'ab' * 32}"] = says(200, b"<html>Please log in</html>")
+    with pytest.raises(DownloadError, match="gives as the list of the Quilt package public/data is none"):
+        fetch([RemoteFile("y", url)], tmp_path, limits=quick, services=services)
 
 
 # LaminDB is reached through its library only, so the double stands for the library: DB(instance).Artifact.get(key=…) or (uid), with

@@ -1,0 +1,186 @@
+"""The count matrix of a user's own screen, in the forms in which laboratories keep them.
+
+Belongs here: h5ad, MTX, text and Parquet as counts of samples × genes. Does not belong here: the sample sheet (``screen.py``).
+
+A matrix is held as sparse counts, once; text and Parquet are read some rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.registry.screen import Screen
+from perturbridge_dagster.sources.native import require_unique, text
+from perturbridge_dagster.sources.stored import as_counts, member, open_hdf5, row_blocks
+
+_ROWS = 2_000
+"""Rows of a table that are read at a time."""
+
+
+def read_counts(screen: Screen, files: dict[str, Path], dataset: str) -> tuple[sparse.csr_matrix, pd.Index, pd.Index, pd.DataFrame]:
+    """Read the count matrix of a screen.
+
+    Parameters
+    ----------
+    screen
+        Its description.
+    files
+        File of the roles ``counts``, and for MTX ``genes`` and ``sample_names``.
+    dataset
+        For messages.
+
+    Returns
+    -------
+    Counts (samples × genes, CSR int64), names of samples, names of genes, and the ``obs`` of an h5ad file as text, empty for others.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, a value is not a count, or a name occurs twice.
+    """
+    file, own_obs = files["counts"], pd.DataFrame()
+    if screen.counts.kind == ".h5ad":
+        values, rows, columns, own_obs = _h5ad(file, screen, dataset)
+    elif screen.counts.kind == ".mtx":
+        values = _mtx(file, dataset)
+        rows, columns = _names(files["genes"], dataset), _names(files["sample_names"], dataset)
+        if screen.counts.rows == "samples":
+            rows, columns = columns, rows
+        if values.shape != (len(rows), len(columns)):
+            raise InputError(
+                "the matrix has {:,} rows and {:,} columns, there are {:,} and {:,} names.".format(*values.shape, len(rows), len(columns)),
+                dataset=dataset,
+                file=file,
+                expected="a name for each",
+                advice=f"Check counts.rows, which says that a row is one of the {screen.counts.rows} ({screen.where('counts.rows')}).",
+            )
+    else:
+        values, rows, columns = _table(file, screen, dataset)
+    counts = as_counts(values, rows, columns, dataset, file)
+    if screen.counts.kind != ".h5ad" and screen.counts.rows == "genes":
+        counts, rows, columns = counts.T.tocsr(), columns, rows
+    for names, what in ((rows, "sample"), (columns, "gene")):
+        require_unique(names.to_series(name=what), f"a {what} of the count matrix", dataset, file)
+    return counts, rows, columns, own_obs
+
+
+def _table(file: Path, screen: Screen, dataset: str) -> tuple[sparse.csr_matrix, pd.Index, pd.Index]:
+    """Values, row names and column names of a text or Parquet table."""
+    blocks, rows = [], []
+    columns: pd.Index = pd.Index([])
+    try:
+        for part in _parts(file, screen.counts.kind):
+            columns = part.columns
+            blocks.append(sparse.csr_matrix(_numbers(part, dataset, file)))
+            rows.append(part.index)
+    except (OSError, EOFError, ValueError, pd.errors.ParserError) as error:
+        raise InputError(f"the count matrix cannot be read ({error}).", dataset=dataset, file=file) from error
+    if not blocks or not len(columns):
+        raise InputError(
+            "the count matrix has no values.",
+            dataset=dataset,
+            file=file,
+            expected="names in the first row and the first column, and values between them",
+            advice="A .csv file has commas between fields; .tsv and .txt files have tabs.",
+        )
+    names = rows[0].append(rows[1:]) if len(rows) > 1 else rows[0]
+    return sparse.vstack(blocks, format="csr"), names.astype(str), columns.astype(str)
+
+
+def _parts(file: Path, kind: str) -> Iterator[pd.DataFrame]:
+    """Some rows of a table at a time, with their names as index."""
+    if kind == ".parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(file) as stored:
+            for batch in stored.iter_batches(batch_size=_ROWS):
+                part = batch.to_pandas()
+                # pandas keeps an index in the file; any other writer has a first column
+                yield part if part.index.name or part.index.dtype == object else part.set_index(part.columns[0])
+        return
+    separator = "," if kind == ".csv" else "\t"
+    with pd.read_csv(file, sep=separator, index_col=0, chunksize=_ROWS, encoding="utf-8-sig", na_filter=False, low_memory=False) as parts:
+        yield from parts
+
+
+def _numbers(part: pd.DataFrame, dataset: str, file: Path) -> np.ndarray:
+    """Values of some rows; what is no number is refused."""
+    numbers = part.apply(pd.to_numeric, errors="coerce") if part.select_dtypes(exclude="number").shape[1] else part
+    values: np.ndarray = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    if np.isnan(values).any():
+        row, column = np.argwhere(np.isnan(values))[0]
+        raise InputError(
+            f"{part.iloc[row, column]!r} is not a count.",
+            dataset=dataset,
+            file=file,
+            rows=[part.index[row]],
+            column=str(part.columns[column]),
+            expected="names in the first row and the first column, and a count in every other field",
+        )
+    return values
+
+
+def _mtx(file: Path, dataset: str) -> sparse.csr_matrix:
+    from scipy.io import mmread
+
+    try:
+        return sparse.csr_matrix(mmread(file))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the file cannot be read as MTX ({error}).", dataset=dataset, file=file) from error
+
+
+def _names(file: Path, dataset: str) -> pd.Index:
+    """The first column of a text file without header."""
+    try:
+        first = pd.read_csv(file, sep="\t", header=None, usecols=[0], dtype=str, keep_default_na=False)[0]
+    except (OSError, ValueError) as error:
+        raise InputError(f"the names cannot be read ({error}).", dataset=dataset, file=file) from error
+    names: pd.Index = pd.Index(first.to_numpy())
+    return names
+
+
+def _h5ad(file: Path, screen: Screen, dataset: str) -> tuple[sparse.csr_matrix, pd.Index, pd.Index, pd.DataFrame]:
+    """Values, sample names, gene names and obs of an h5ad file."""
+    import anndata as ad
+
+    with open_hdf5(file, dataset) as opened:
+        obs, var = (ad.io.read_elem(member(opened, name, dataset)) for name in ("obs", "var"))
+        if screen.counts.layer is None:
+            stored = member(opened, "X", dataset)
+        else:
+            layers = member(opened, "layers", dataset)
+            if screen.counts.layer not in layers:
+                raise InputError(
+                    f"the file has no layer {screen.counts.layer}.",
+                    dataset=dataset,
+                    file=screen.where("counts.layer"),
+                    column="counts.layer",
+                    expected=f"one of {', '.join(layers)}" if len(layers) else "no layer, and counts in X",
+                )
+            stored = layers[screen.counts.layer]
+        values = sparse.vstack([block for _, block in row_blocks(_by_rows(stored, file, dataset))], format="csr")
+    own = obs.copy()
+    own.index = pd.RangeIndex(len(own))
+    # the sheet names its samples by a column; the file's own names are one, too
+    own.insert(0, obs.index.name or "index", obs.index.astype(str))
+    return values, pd.Index(obs.index.astype(str)), pd.Index(var.index.astype(str)), own.apply(lambda column: text(column.astype(object)))
+
+
+def _by_rows(stored: h5py.Dataset | h5py.Group, file: Path, dataset: str) -> h5py.Dataset | h5py.Group:
+    """A stored matrix, refused if it is stored by columns."""
+    if isinstance(stored, h5py.Group) and stored.attrs.get("encoding-type") == "csc_matrix":
+        raise InputError(
+            "the count matrix is stored by columns (CSC).",
+            dataset=dataset,
+            file=file,
+            expected="rows (CSR) or a dense matrix",
+            advice="Save it again with samples.X = samples.X.tocsr().",
+        )
+    return stored
