@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ TILE = (1_500, GENES_AT_A_TIME)
 _REPEATED = ("contrast", "gene", "log10_adj_p_across")
 """Columns of few distinct values, stored as a dictionary: adjusting ties neighbours, and those across a stratum lie anywhere in a tile."""
 
-_SAMPLED_VALUES = 2**22
+_SAMPLED_VALUES = 2**20
 """Values of a layer, at least one contrast, from which quantiles of the profile are taken."""
 
 _TILES_KEY = b"perturbridge_tiles"
@@ -106,7 +107,7 @@ def write_effects(table: EffectTable, folder: Path, stamp: Stamp, *, tile: tuple
 
     ``effects.parquet`` (``contract.EFFECTS``), ``contrasts.parquet``, ``genes.parquet``, ``gene_filter.parquet``, ``profile.parquet``
     (``EFFECTS_PROFILE``: one row a layer with columns layer, count, nulls, infinite, minimum, q01, q05, q25, q50, q75, q95, q99, maximum;
-    in a table of more than 4 million values the quantiles are those of evenly spaced contrasts) and ``info.json``.
+    in a table of more than a million values the quantiles are those of evenly spaced contrasts) and ``info.json``.
 
     Parameters
     ----------
@@ -139,10 +140,18 @@ def write_effects(table: EffectTable, folder: Path, stamp: Stamp, *, tile: tuple
         EffectStream(table, tiles, folder, memory) as stream,
         written_whole(folder / "effects.parquet") as aside,
         pq.ParquetWriter(aside, schema, compression="zstd", use_dictionary=list(_REPEATED)) as writer,
+        ThreadPoolExecutor(1) as thread,
     ):
+        writing: Future[None] | None = None
+        # one tile is encoded while the next is computed
         for rows, columns, layers in stream:
-            writer.write_batch(_tile_batch(layers, rows, columns, schema), row_group_size=tiles.contrasts * tiles.genes)
+            batch = _tile_batch(layers, rows, columns, schema)
+            if writing:
+                writing.result()
+            writing = thread.submit(writer.write_batch, batch, row_group_size=tiles.contrasts * tiles.genes)
             profile.add(rows, columns, layers)
+        if writing:
+            writing.result()
     write_parquet(folder / "contrasts.parquet", stream.contrasts, CONTRASTS, stamp)
     write_parquet(folder / "genes.parquet", table.genes, GENES, stamp)
     write_parquet(folder / "gene_filter.parquet", table.filtered_genes, GENE_FILTER, stamp)

@@ -156,13 +156,16 @@ def _count(keys: Key, lowest: np.uint64, shift: np.uint64, counts: NDArray[np.in
 
 
 @compiled
-def _part(keys: Key, lowest: np.uint64, shift: np.uint64, group_of_bin: NDArray[np.int64], n_groups: int) -> tuple[Key, NDArray[np.int64]]:
-    """Keys by group, within a group in the order in which they come, and where each group starts."""
-    starts = np.zeros(n_groups + 1, dtype=np.int64)
+def _sizes(keys: Key, lowest: np.uint64, shift: np.uint64, group_of_bin: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+    """Add the keys of each group."""
     for key in keys:
         if key <= _INFINITE:
-            starts[group_of_bin[(key - lowest) >> shift] + 1] += 1
-    starts = np.cumsum(starts)
+            sizes[group_of_bin[(key - lowest) >> shift]] += 1
+
+
+@compiled
+def _part(keys: Key, lowest: np.uint64, shift: np.uint64, group_of_bin: NDArray[np.int64], starts: NDArray[np.int64]) -> Key:
+    """Keys by group, within a group in the order in which they come; `starts` says where each group starts, and where the last ends."""
     parted = np.empty(starts[-1], dtype=np.uint64)
     filled = starts.copy()
     for key in keys:
@@ -170,7 +173,7 @@ def _part(keys: Key, lowest: np.uint64, shift: np.uint64, group_of_bin: NDArray[
             group = group_of_bin[(key - lowest) >> shift]
             parted[filled[group]] = key
             filled[group] += 1
-    return parted, starts
+    return parted
 
 
 @compiled
@@ -221,11 +224,14 @@ class _Region:
     start: int
     n: int
 
-    def keys(self, step: int) -> Iterator[tuple[int, Key]]:
-        """Position in the file and keys of log10 P, some at a time: bits of −log10 P, which order as the numbers do."""
-        for first in range(self.start, self.start + self.n, step):
-            values = self.scratch.read(first, min(step, self.start + self.n - first))
-            yield first, np.abs(values).view(np.uint64)
+    def chunks(self, step: int) -> list[_Region]:
+        """The stretch in pieces."""
+        return [_Region(self.scratch, self.start + done, min(step, self.n - done)) for done in range(0, self.n, step)]
+
+    def keys(self) -> Key:
+        """Keys of log10 P values: bits of −log10 P, which order as the numbers do."""
+        keys: Key = np.abs(self.scratch.read(self.start, self.n)).view(np.uint64)
+        return keys
 
 
 class _Adjustment:
@@ -240,7 +246,7 @@ class _Adjustment:
         self._log10_n = np.log10(n_tests) if n_tests else 0.0
         self._folder = folder
         self._group = min(_LARGEST_GROUP, max(1, memory // (_BYTES_A_VALUE * n_cores())))
-        self._chunk = min(_LARGEST_CHUNK, max(1, memory // _BYTES_A_VALUE))
+        self._chunk = min(_LARGEST_CHUNK, max(1, memory // (_BYTES_A_VALUE * n_cores())))
 
     def adjust(self, source: _Region, into: _Region, n_below: int) -> float:
         """Adjust the log10 P values of a stretch, without regard to those above.
@@ -261,28 +267,36 @@ class _Adjustment:
         """
         if source.n <= self._group:
             return self._adjust_group(source, into, n_below)
-        found = [_extremes(keys) for _, keys in source.keys(self._chunk)]
+        chunks = source.chunks(self._chunk)
+        found: list[tuple[np.uint64, np.uint64, int]] = [(_INFINITE, np.uint64(0), 0)] * len(chunks)
+
+        def find(number: int) -> None:
+            found[number] = _extremes(chunks[number].keys())
+
+        on_all_cores(find, range(len(chunks)))
         lowest, highest, n = min(each[0] for each in found), max(each[1] for each in found), sum(each[2] for each in found)
         if lowest >= highest:
-            return self._adjust_equal(source, into, n_below, n)
+            return self._adjust_equal(chunks, source, into, n_below + n)
         shift = np.uint64(max(0, int(highest - lowest).bit_length() - min(_MOST_BITS, n.bit_length())))
-        counts = np.zeros((int(highest - lowest) >> int(shift)) + 1, dtype=np.int64)
-        for _, keys in source.keys(self._chunk):
-            _count(keys, lowest, shift, counts)
-        group_of_bin, sizes = _grouped(counts, self._group)
+        group_of_bin, sizes = _grouped(self._counts(chunks, lowest, shift, (int(highest - lowest) >> int(shift)) + 1), self._group)
         starts = np.concatenate([[0], np.cumsum(sizes)])
+        # groups of each chunk: how many values, where in the chunk's own order, and where in the file of all groups
+        of_chunk = np.zeros((len(chunks), len(sizes)), dtype=np.int64)
+        on_all_cores(lambda number: _sizes(chunks[number].keys(), lowest, shift, group_of_bin, of_chunk[number]), range(len(chunks)))
+        at = np.concatenate([np.zeros((len(chunks), 1), dtype=np.int64), np.cumsum(of_chunk, axis=1)], axis=1)
+        filled = starts[:-1] + np.cumsum(of_chunk, axis=0) - of_chunk
         smallest = np.zeros(len(sizes))
         with ExitStack() as stack:
             parted, adjusted = _Scratch(np.float64, self._folder), _Scratch(np.float32, self._folder)
             stack.callback(parted.close)
             stack.callback(adjusted.close)
-            filled = starts[:-1].copy()
-            for _, keys in source.keys(self._chunk):
-                by_group, at = _part(keys, lowest, shift, group_of_bin, len(sizes))
-                values = -by_group.view(np.float64)
-                for group in np.flatnonzero(np.diff(at)):
-                    parted.write(int(filled[group]), values[at[group] : at[group + 1]])
-                filled += np.diff(at)
+
+            def part(number: int) -> None:
+                values = -_part(chunks[number].keys(), lowest, shift, group_of_bin, at[number]).view(np.float64)
+                for group in np.flatnonzero(of_chunk[number]):
+                    parted.write(int(filled[number, group]), values[at[number, group] : at[number, group + 1]])
+
+            on_all_cores(part, range(len(chunks)))
 
             def adjust_group(group: int) -> None:
                 start, size = int(starts[group]), int(sizes[group])
@@ -294,15 +308,30 @@ class _Adjustment:
             for large in np.flatnonzero(sizes > self._group).tolist():
                 adjust_group(large)
             bounds = np.concatenate([[0.0], np.minimum.accumulate(smallest)[:-1]]).astype(np.float32)
-            filled = starts[:-1].copy()
-            for first, keys in source.keys(self._chunk):
-                by_group, at = _part(keys, lowest, shift, group_of_bin, len(sizes))
-                pieces = np.empty(len(by_group), dtype=np.float32)
-                for group in np.flatnonzero(np.diff(at)):
-                    pieces[at[group] : at[group + 1]] = adjusted.read(int(filled[group]), int(at[group + 1] - at[group]))
-                filled += np.diff(at)
-                into.scratch.write(into.start + first - source.start, _unpart(keys, lowest, shift, group_of_bin, pieces, at, bounds))
+
+            def unpart(number: int) -> None:
+                chunk, pieces = chunks[number], np.empty(at[number, -1], dtype=np.float32)
+                for group in np.flatnonzero(of_chunk[number]):
+                    pieces[at[number, group] : at[number, group + 1]] = adjusted.read(
+                        int(filled[number, group]), int(of_chunk[number, group])
+                    )
+                values = _unpart(chunk.keys(), lowest, shift, group_of_bin, pieces, at[number], bounds)
+                into.scratch.write(into.start + chunk.start - source.start, values)
+
+            on_all_cores(unpart, range(len(chunks)))
         return float(smallest.min())
+
+    def _counts(self, chunks: list[_Region], lowest: np.uint64, shift: np.uint64, n_bins: int) -> NDArray[np.int64]:
+        """Values of each bin; every core counts its share of the chunks."""
+        of_core = np.zeros((n_cores(), n_bins), dtype=np.int64)
+
+        def count(core: int) -> None:
+            for chunk in chunks[core :: len(of_core)]:
+                _count(chunk.keys(), lowest, shift, of_core[core])
+
+        on_all_cores(count, range(len(of_core)))
+        counts: NDArray[np.int64] = of_core.sum(axis=0)
+        return counts
 
     def _adjust_group(self, source: _Region, into: _Region, n_below: int) -> float:
         """Values that fit into memory."""
@@ -314,14 +343,14 @@ class _Adjustment:
         into.scratch.write(into.start, adjusted)
         return float(smallest)
 
-    def _adjust_equal(self, source: _Region, into: _Region, n_below: int, n: int) -> float:
+    def _adjust_equal(self, chunks: list[_Region], source: _Region, into: _Region, last_rank: int) -> float:
         """Values that are all equal, or all NaN: the last rank decides."""
         smallest = 0.0
-        for first, keys in source.keys(self._chunk):
-            log10_p = -keys.view(np.float64)
-            adjusted = np.minimum(log10_p + self._log10_n - np.log10(np.float64(max(n_below + n, 1))), 0.0)
+        for chunk in chunks:
+            log10_p = -chunk.keys().view(np.float64)
+            adjusted = np.minimum(log10_p + self._log10_n - np.log10(np.float64(max(last_rank, 1))), 0.0)
             smallest = float(np.fmin.reduce(adjusted, initial=smallest))
-            into.scratch.write(into.start + first - source.start, adjusted)
+            into.scratch.write(into.start + chunk.start - source.start, adjusted)
         return smallest
 
 
