@@ -75,6 +75,8 @@ def prepare_home(home: Path) -> None:
 def use_sample(home: Path, seed: int = DEFAULT_SEED) -> bool:
     """Write the sample compendium and point its datasets to it, unless native files of any dataset are configured.
 
+    A home that already points to some datasets of the sample keeps to these.
+
     Simulated and real data are never mixed.
 
     Returns
@@ -82,14 +84,15 @@ def use_sample(home: Path, seed: int = DEFAULT_SEED) -> bool:
     Whether the sample is what is configured.
     """
     configured = Store(home=str(home)).source_folders()
+    datasets = list(configured) or list(DATASETS)
     if not configured:
         settings = tomlkit.parse((home / SETTINGS).read_text())
-        settings.setdefault("sources", tomlkit.table()).update({dataset: f"sample/{dataset}" for dataset in DATASETS})
+        settings.setdefault("sources", tomlkit.table()).update({dataset: f"sample/{dataset}" for dataset in datasets})
         with written_whole(home / SETTINGS) as aside:
             aside.write_text(tomlkit.dumps(settings))
     elif any(not folder.is_relative_to(home / "sample") for folder in configured.values()):
         return False
-    write_sample(home / "sample", seed=seed)
+    write_sample(home / "sample", seed=seed, datasets=datasets)
     return True
 
 

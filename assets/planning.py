@@ -278,7 +278,6 @@ class Planner:
         from perturbridge_dagster.identity.snapshot import FOLDER, grown_version
         from perturbridge_dagster.identity.tables import tables_checksum
 
-        registered(dataset).require_reader()
         taints: list[str] = []
         output = self._accepted("source_files", (dataset,), taints)
         manifest = json.loads((output.folder / "source_files.json").read_text())

@@ -148,11 +148,11 @@ def _shares(shape: Shape, generator: np.random.Generator) -> NDArray[np.float64]
     """Share of each gene in the counts of each line, lines × genes."""
     common = generator.normal(0, shape.spread, shape.n_genes)
     shares = np.exp(common + generator.normal(0, _LINE_SPREAD, (shape.n_lines, shape.n_genes)))
-    for genes, share in ((slice(0, 1), _MALAT1_SHARE), (slice(1, _N_MITOCHONDRIAL + 1), _MITOCHONDRIAL_SHARE)):
-        shares[:, genes] = 0
-        total = shares.sum(axis=1, keepdims=True)
-        shares[:, genes] = total * share / len(range(shape.n_genes)[genes])
-    shares /= shares.sum(axis=1, keepdims=True)
+    named = slice(0, _N_MITOCHONDRIAL + 1)
+    shares[:, named] = 0
+    shares *= (1 - _MALAT1_SHARE - _MITOCHONDRIAL_SHARE) / shares.sum(axis=1, keepdims=True)
+    shares[:, 0] = _MALAT1_SHARE
+    shares[:, 1 : named.stop] = _MITOCHONDRIAL_SHARE / _N_MITOCHONDRIAL
     return shares[:, _gene_order(shape.n_genes)]
 
 

@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -40,6 +39,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from scipy import sparse
+
+from bench.process import memory
 
 if TYPE_CHECKING:
     from bench.cells import Shape
@@ -54,14 +55,6 @@ PLATE_CELLS, BESIDE_CELLS = 5_000_000, 200_000
 SIDES = ("decoupler", "ours", "plate")
 
 
-def _memory(field: str) -> int:
-    """Bytes of this process that Linux counts as `field`: VmRSS now, VmHWM at most."""
-    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
-        raise OSError(f"/proc/self/status has no {field}")
-    return int(found[1]) * 1024
-
-
 # ---- the sides, each in a process of its own ------------------------------------------------------------------------------------
 
 
@@ -69,7 +62,7 @@ def _run_decoupler(file: Path, into: Path) -> dict[str, Any]:
     import anndata as ad
     import decoupler
 
-    base, start = _memory("VmRSS"), (time.perf_counter(), time.process_time())
+    base, start = memory("VmRSS"), (time.perf_counter(), time.process_time())
     samples = decoupler.pp.pseudobulk(ad.read_h5ad(file), sample_col="sample", groups_col=None, mode="sum")
     result = _measured(start, base) | {"n_samples": samples.n_obs}
     sparse.save_npz(into, sparse.csr_matrix(samples.X), compressed=False)
@@ -84,7 +77,7 @@ def _run_ours(file: Path, into: Path) -> dict[str, Any]:
     from perturbridge_dagster.sources.single_cell import sum_cells
     from perturbridge_dagster.sources.stored import open_hdf5
 
-    base, start = _memory("VmRSS"), (time.perf_counter(), time.process_time())
+    base, start = memory("VmRSS"), (time.perf_counter(), time.process_time())
     with open_hdf5(file, "bench") as opened:
         cells, genes = (ad.io.read_elem(opened[name]) for name in ("obs", "var"))
         sample = cells["sample"].cat
@@ -105,7 +98,7 @@ def _run_plate(file: Path, into: Path) -> dict[str, Any]:
     from perturbridge_dagster.sources.single_cell import pseudobulk
     from perturbridge_dagster.sources.stored import open_hdf5
 
-    base, start = _memory("VmRSS"), (time.perf_counter(), time.process_time())
+    base, start = memory("VmRSS"), (time.perf_counter(), time.process_time())
     steps = Reconciliation()
     with open_hdf5(file, "bench") as opened:
         cells, genes = (ad.io.read_elem(opened[name]) for name in ("obs", "var"))
@@ -126,7 +119,7 @@ def _run_plate(file: Path, into: Path) -> dict[str, Any]:
 
 def _measured(start: tuple[float, float], base: int) -> dict[str, Any]:
     seconds, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
-    return {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": _memory("VmHWM"), "base_bytes": base}
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": memory("VmHWM"), "base_bytes": base}
 
 
 def measure(side: str, file: Path, folder: Path) -> dict[str, Any]:

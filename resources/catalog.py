@@ -22,6 +22,8 @@ _TABLES = {
     "samples": ("harmonized_samples", "obs.parquet"),
     "strata": ("harmonized_samples", "strata.parquet"),
     "reconciliation": ("harmonized_samples", "reconciliation.parquet"),
+    "dropped_genes": ("harmonized_samples", "dropped_genes.parquet"),
+    "compound_identity": ("harmonized_samples", "compound_identity.parquet"),
     "condition_contrasts": ("condition_effects", "contrasts.parquet"),
     "condition_genes": ("condition_effects", "genes.parquet"),
     "condition_gene_filter": ("condition_effects", "gene_filter.parquet"),
@@ -45,8 +47,8 @@ _TABLES = {
 }
 """View → stage and file."""
 
-_SINCE_1_1 = "gene_filter.parquet"
-"""File that outputs of contract 1.0 lack."""
+_CAME_LATER = ("gene_filter.parquet", "dropped_genes.parquet", "compound_identity.parquet")
+"""Files that outputs of earlier contracts lack."""
 
 _SQL_TYPES = {"string": "VARCHAR", "bool": "BOOLEAN", "int32": "INTEGER", "int64": "BIGINT", "float32": "FLOAT", "float64": "DOUBLE"}
 
@@ -122,7 +124,7 @@ def build_catalog(file: Path, outputs: Sequence[Output], states: Mapping[Key, st
 
 def _has(output: Output, name: str) -> bool:
     """Whether an output is to have a file; one that should and does not is an error of its reader."""
-    return name != _SINCE_1_1 or (output.folder / name).exists()
+    return name not in _CAME_LATER or (output.folder / name).exists()
 
 
 def _of_effects(view: str) -> bool:

@@ -1,6 +1,6 @@
 """What every test shares: where the real files lie, and homes to work in.
 
-Homes: the whole sample materialized once, and a small one of few datasets for each test that changes things.
+Homes: three datasets of the sample materialized once, and a small one of few datasets for each test that changes things.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from perturbridge_dagster.sample import DEFAULT_SEED, write_sample
 from resources.store import SETTINGS, Store
 
 CHECKOUT = Path(__file__).resolve().parent.parent
+
+DEMONSTRATED = ("l1000_phase1", "vcpi_0001", "sciplex")
+"""Datasets of the home that many tests read: normalized values, bulk counts, single cells. `script/demo` takes them all."""
 
 # a person's runs look for new examples; in CI the same code gives the same verdict. No deadline: machines are shared
 settings.register_profile("person", deadline=None)
@@ -110,12 +113,13 @@ def own_dagster_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The whole sample, materialized once for all test processes. Not to be changed."""
+    """Three datasets of the sample, one a kind of assay, materialized once for all test processes. Not to be changed."""
     shared = tmp_path_factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else tmp_path_factory.getbasetemp()
     home = shared / "demo-home"
     with FileLock(shared / "demo-home.lock"):
         if not (home / "ready").exists():
             prepare_home(home)
+            (home / SETTINGS).write_text("[sources]\n" + "".join(f'{dataset} = "sample/{dataset}"\n' for dataset in DEMONSTRATED))
             use_sample(home, DEFAULT_SEED)
             with dagster_instance(home) as instance:
                 summary = materialize_graph(home, instance)

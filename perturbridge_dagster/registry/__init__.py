@@ -308,7 +308,7 @@ class Dataset(Source):
     Attributes
     ----------
     reader
-        Module of ``sources/`` that reads its native format; None while there is none.
+        Module of ``sources/`` that reads its native format.
     assay
         Name of the assay.
     modality
@@ -337,7 +337,7 @@ class Dataset(Source):
         Files and columns of a user's own screen; None for the public datasets, whose readers know theirs.
     """
 
-    reader: str | None = None
+    reader: str
     assay: str
     modality: Literal["counts", "normalized"]
     single_cell: bool
@@ -372,20 +372,6 @@ class Dataset(Source):
             contract.Field(name, field.type, field.meaning, unit=field.unit, nullable=True, since="1.2")
             for name, field in self.extra_fields.items()
         )
-
-    def require_reader(self) -> str:
-        """Name of the reader's module.
-
-        Raises
-        ------
-        InputError
-            If there is none yet.
-        """
-        if self.reader is None:
-            raise InputError(
-                "its native format cannot be read yet.", dataset=self.id, advice="Take it out of [sources] of settings.toml until it can."
-            )
-        return self.reader
 
     @model_validator(mode="after")
     def _known_fields(self) -> Dataset:

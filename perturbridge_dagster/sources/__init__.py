@@ -115,7 +115,7 @@ def harmonize(dataset: str, files: Path, *, identity: Identity | None = None, ne
     Raises
     ------
     InputError
-        If the dataset has no reader, a file is missing or unreadable, or its content cannot be brought to the contract.
+        If a file is missing or unreadable, or its content cannot be brought to the contract.
     """
     from perturbridge_dagster.identity import snapshot
     from perturbridge_dagster.sources.assemble import assemble
@@ -141,7 +141,7 @@ def read_native(dataset: str, files: Path) -> NativeSamples:
         If the dataset has no reader, or a file is missing or unreadable.
     """
     declared = registry.dataset(dataset)
-    reader = import_module(f"{__package__}.{declared.require_reader()}")
+    reader = import_module(f"{__package__}.{declared.reader}")
     native: NativeSamples = reader.read(declared, locate_files(dataset, files))
     return native
 

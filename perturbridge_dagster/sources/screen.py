@@ -54,7 +54,9 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     """
     screen = described(dataset)
     one = {role: only(files, role, dataset.id) for role in screen.files()}
-    steps = Reconciliation()
+    columns = screen.columns
+    varying = (columns.perturbagen, columns.cell_context, columns.dose, columns.dose_unit, columns.time, columns.time_unit)
+    steps = Reconciliation(tuple(column for column in varying if isinstance(column, str)))
     counts, names, genes, own_obs = read_counts(screen, one, dataset.id)
     sheet_file = one.get("samples", one["counts"])
     sheet = own_obs if screen.samples is None else _sheet(sheet_file, dataset.id)

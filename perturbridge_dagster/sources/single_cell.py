@@ -264,8 +264,7 @@ def _kinds(genes: pd.Index, symbols: pd.Series | None) -> NDArray[np.uint8]:
 
 def _sample_numbers(cells: pd.DataFrame) -> NDArray[np.int64]:
     """Number of each cell's combination of ``GROUP``, sorted; -1 where one is missing."""
-    numbers: NDArray[np.int64] = cells.groupby(list(GROUP), sort=True, observed=True).ngroup().fillna(-1).to_numpy(np.int64)
-    return numbers
+    return np.asarray(cells.groupby(list(GROUP), sort=True, observed=True).ngroup().fillna(-1), np.int64)
 
 
 def _statistics(n_genes: NDArray[np.int64], sums: NDArray[np.int64]) -> Statistics:

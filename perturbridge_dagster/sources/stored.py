@@ -75,16 +75,22 @@ class StoredValues:
     """
 
     def __init__(self, stored: h5py.Dataset) -> None:
-        self._stored = stored
+        self._stored, self._dtype = stored, stored.dtype
+        # h5py asks the file each time
+        self._length = stored.chunks[0] if stored.chunks else 0
         properties = stored.id.get_create_plist()
         self._filters = [properties.get_filter(position)[0] for position in range(properties.get_nfilters())]
-        self._by_chunk = (
+        self._where: dict[int, h5py.h5d.StoreInfo] = {}
+        if (
             properties.get_layout() == h5py.h5d.CHUNKED
             and set(self._filters) <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
             and (stored.file.driver, stored.file.userblock_size) == ("sec2", 0)
             # a chunk that was never written is not in the file
-            and stored.id.get_num_chunks() == -(-len(stored) // stored.chunks[0])
-        )
+            and stored.id.get_num_chunks() == -(-len(stored) // self._length)
+        ):
+            self._descriptor = stored.file.id.get_vfd_handle()
+            # all at once: HDF5 goes through them from the first to find one
+            stored.id.chunk_iter(lambda chunk: self._where.__setitem__(chunk.chunk_offset[0], chunk))
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Values from `start` to before `stop`.
@@ -94,11 +100,11 @@ class StoredValues:
         OSError
             If the file is damaged.
         """
-        if not self._by_chunk:
+        if not self._where:
             values: NDArray[Any] = self._stored[start:stop]
             return values
-        values = np.empty(stop - start, self._stored.dtype)
-        length = self._stored.chunks[0]
+        values = np.empty(stop - start, self._dtype)
+        length = self._length
         for first in range(start // length * length, stop, length):
             within = slice(max(start - first, 0), stop - first)
             part = self._chunk(first)[within]
@@ -107,23 +113,23 @@ class StoredValues:
         return values
 
     def _chunk(self, first: int) -> NDArray[Any]:
-        length, dtype = self._stored.chunks[0], self._stored.dtype
-        found = self._stored.id.get_chunk_info_by_coord((first,))
+        n_bytes = self._length * self._dtype.itemsize
+        found = self._where[first]
         # as h5py's read_direct_chunk, which would hold Python's lock
-        raw = os.pread(self._stored.file.id.get_vfd_handle(), found.size, found.byte_offset)
+        raw = os.pread(self._descriptor, found.size, found.byte_offset)
         for position in reversed(range(len(self._filters))):
             if found.filter_mask >> position & 1:
                 continue
             if self._filters[position] == h5py.h5z.FILTER_DEFLATE:
                 try:
-                    raw = isal_zlib.decompress(raw, bufsize=length * dtype.itemsize)
+                    raw = isal_zlib.decompress(raw, bufsize=n_bytes)
                 except isal_zlib.error as error:  # type: ignore[misc]  # its stub says instance
                     raise OSError(f"the chunk of {self._stored.name} at {first:,} cannot be decompressed: {error}") from error
             else:
-                raw = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, -1).T.tobytes()
-        if len(raw) != length * dtype.itemsize:
-            raise OSError(f"the chunk of {self._stored.name} at {first:,} has {len(raw):,} bytes instead of {length * dtype.itemsize:,}")
-        return np.frombuffer(raw, dtype)
+                raw = np.frombuffer(raw, np.uint8).reshape(self._dtype.itemsize, -1).T.tobytes()
+        if len(raw) != n_bytes:
+            raise OSError(f"the chunk of {self._stored.name} at {first:,} has {len(raw):,} bytes instead of {n_bytes:,}")
+        return np.frombuffer(raw, self._dtype)
 
 
 Compressed = tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]

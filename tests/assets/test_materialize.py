@@ -4,6 +4,7 @@ import pytest
 
 from assets.checks import evaluations
 from assets.materialize import main, prepare_home, use_sample
+from perturbridge_dagster.sample import DATASETS
 from perturbridge_dagster.written import read_stamp
 from resources.store import SETTINGS, Store
 
@@ -35,7 +36,7 @@ def test_the_sample_is_used_where_nothing_is_configured_and_comments_stay(tmp_pa
     text = (tmp_path / SETTINGS).read_text()
     assert text.startswith("# of the lab\n[sources] # mine\n")
     folders = Store(home=str(tmp_path)).source_folders()
-    assert list(folders) == ["l1000_phase1", "vcpi_0001", "sciplex"]
+    assert set(folders) == set(DATASETS)
     assert all(folder.is_dir() for folder in folders.values())
 
 

@@ -257,16 +257,3 @@ def test_a_dataset_counts_once_beside_the_one_that_contains_it(home_in, tmp_path
         ("condition_effects", ("sciplex", "A")),
         ("condition_effects", ("dilimap_train", "A")),
     ]
-
-
-def test_a_dataset_that_cannot_be_read_yet_says_so_where_it_would_be_read(small_home):
-    home = small_home("vcpi_0001")
-    native = home.path / "native" / "cigs_tcm"
-    native.mkdir()
-    for name in ("TCM_Compounds_HEK293T_10_Counts.xlsx", "TCM_Compounds_HEK293T_10_MetaData.xlsx", "41592_2025_2781_MOESM3_ESM.xlsx"):
-        (native / name).write_bytes(b"PK")
-    home.use("vcpi_0001", "cigs_tcm")
-    home.materialize("source_files", ("cigs_tcm",))
-    state, reason = home.planner().state("harmonized_samples", ("cigs_tcm",))
-    assert (state, "cannot be read yet" in reason) == ("failed", True)
-    assert [stage for stage, _, _ in stale_partitions(home.planner())] == ["source_files"], "that of the other dataset"

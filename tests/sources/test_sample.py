@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbridge_dagster import registry
-from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.sample import DATASETS, write_sample
 from perturbridge_dagster.sources import harmonize
 
@@ -109,8 +107,3 @@ def test_phase_2_of_l1000_is_read_as_phase_1(compendium: Path, tmp_path: Path) -
     known, new = harmonize("l1000_phase1", compendium / "l1000_phase1"), harmonize("l1000_phase2", tmp_path)
     assert list(new.obs_names) == list(known.obs_names)
     np.testing.assert_array_equal(new.X, known.X)
-
-
-def test_what_has_no_reader_says_so() -> None:
-    with pytest.raises(InputError, match="tahoe: its native format cannot be read yet"):
-        registry.dataset("tahoe").model_copy(update={"reader": None}).require_reader()

@@ -86,6 +86,12 @@ def describe(folder: Path, description: Description) -> Path:
     return file
 
 
+def dropped(samples: ad.AnnData) -> pd.Series:
+    """Samples that each rule dropped."""
+    steps = samples.uns["reconciliation"]
+    return steps[steps["axis"] == "samples"].set_index("rule")["n_dropped"]
+
+
 def refused(file: Path) -> str:
     with pytest.raises(InputError) as caught:
         check(file)
@@ -111,7 +117,7 @@ def test_a_screen_comes_to_the_contract(screen: Path, counts: pd.DataFrame) -> N
     assert samples.obs["plate"].value_counts().tolist() == [11, 11]
     p53 = samples[first.name, samples.var["symbol"] == "TP53"].X.sum()
     assert p53 == counts.loc[["TP53", "ENSG00000141510"], "P1-5"].sum()
-    steps = samples.uns["reconciliation"].set_index("rule")["n_dropped"]
+    steps = dropped(samples)
     assert steps["excluded: Compound is Media"] == 2
     assert "perturbagens: 2" in summary(samples)
 
@@ -165,8 +171,7 @@ def test_every_form_of_the_files_gives_the_same(
         matrix["file"] = "counts.h5ad"
         del description["samples"]
     elif form == "xlsx sheet":
-        pytest.importorskip("openpyxl")
-        sheet.to_excel(folder / "layout.xlsx", index=False)
+        sheet.to_excel(folder / "layout.xlsx", index=False, engine="xlsxwriter")
         description["samples"] = "layout.xlsx"
     else:
         counts.set_axis(sheet["Plate"] + "/" + sheet["Well"], axis=1).to_csv(folder / "counts.csv")
@@ -263,7 +268,7 @@ def test_samples_without_counts_are_counted(screen: Path, counts: pd.DataFrame) 
     counts.drop(columns="P1-5").to_csv(screen.parent / "counts.csv")
     samples = check(screen)
     assert samples.n_obs == 21
-    assert samples.uns["reconciliation"].set_index("rule")["n_dropped"]["no counts"] == 1
+    assert dropped(samples)["no counts"] == 1
 
 
 # ---- in the graph ------------------------------------------------------------------------------------------------------------
