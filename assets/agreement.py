@@ -5,7 +5,7 @@ from typing import Any
 import dagster as dg
 
 from assets.effects import condition_effects, replicate_effects
-from assets.making import Inputs, make, result
+from assets.making import BatchInputs, Inputs, make, result
 from assets.presentation import picture, stage_asset, table_metadata
 from perturbridge_dagster.contract import AGREEMENT_CONDITIONS, MATCHED_CONDITIONS, REPLICATE_PAIRS
 from perturbridge_dagster.written import read_parquet
@@ -35,7 +35,9 @@ def matched_conditions(context: dg.AssetExecutionContext, store: Store, compute:
 
 
 @stage_asset("cross_dataset_agreement", table=AGREEMENT_CONDITIONS, kinds={"parquet"}, deps=[matched_conditions, _ALL_EFFECTS])
-def cross_dataset_agreement(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: Inputs) -> dg.MaterializeResult[Any]:
+def cross_dataset_agreement(
+    context: dg.AssetExecutionContext, store: Store, compute: Compute, config: BatchInputs
+) -> dg.MaterializeResult[Any]:
     """Agreement of two datasets on their matched conditions: correlation of log fold changes, and direction of shared significant genes.
 
     Each is set beside a baseline: the mean of other compounds in the same cell context, dose and time. Stale when the matched

@@ -3,45 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from pydantic import Field
 
-from assets.making import Inputs, make, result
-from assets.partitions import partition_to_key
-from assets.planning import Part, Planner
+from assets.making import BatchInputs, make, result
 from assets.presentation import picture, stage_asset, table_metadata
 from assets.sources import harmonized_samples
 from perturbridge_dagster.contract import EFFECTS
-from perturbridge_dagster.errors import PerturbridgeError
-from perturbridge_dagster.payloads.requests import failure_of, verified
 from resources.compute import Compute
 from resources.store import Output, Store
 
 if TYPE_CHECKING:
     from perturbridge_dagster.effects.storage import StoredEffects
-
-
-class EffectsInputs(Inputs):
-    """Run configuration of the effects assets."""
-
-    compute_ahead: bool = Field(
-        default=False,
-        description="Compute all strata of the dataset in this run's payload, not only this partition's. Runs of the other "
-        "partitions then find their output and only record it. Worth it where strata are small and many.",
-    )
-
-
-def _ahead(stage: str, store: Store, partition: str, config: EffectsInputs) -> list[Part]:
-    """Parts of the dataset's other partitions, where they are asked for."""
-    if not config.compute_ahead:
-        return []
-    planner = Planner(store, allow_unaccepted=config.allow_unaccepted)
-    dataset, own = partition_to_key(stage, partition)
-    try:
-        others = [part for context in planner.cell_contexts(dataset) if context != own for part in planner.plan(stage, (dataset, context))]
-    except PerturbridgeError:  # the partition's own plan meets the same refusal, and says so
-        return []
-    # what is there is adopted, and verified, by its own run; what failed is not tried again until its inputs or code change
-    return [part for part in others if verified(part.request, deep=False) is None and failure_of(part.request) is None]
 
 
 def _fit(output: Output, stored: "StoredEffects") -> dict[str, Any]:
@@ -101,9 +72,7 @@ def _metadata(outputs: list[Output]) -> dict[str, Any]:
 
 
 @stage_asset("condition_effects", table=EFFECTS, kinds={"r", "parquet"}, deps=[harmonized_samples])
-def condition_effects(
-    context: dg.AssetExecutionContext, store: Store, compute: Compute, config: EffectsInputs
-) -> dg.MaterializeResult[Any]:
+def condition_effects(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: BatchInputs) -> dg.MaterializeResult[Any]:
     """Effect of each condition (perturbagen × dose × time) against its vehicle controls, replicates grouped: limma on the whole stratum.
 
     Counts go through edgeR's filter, TMM and voom; intensities straight into limma with a trend. Stale when the stratum's content,
@@ -113,20 +82,16 @@ def condition_effects(
     Grey in the graph because most combinations of dataset and cell context do not exist and so are never materialized; coverage
     shows the real ones.
     """
-    ahead = _ahead("condition_effects", store, context.partition_key, config)
-    outputs = make(context, store, compute, config, ahead=ahead)
+    outputs = make(context, store, compute, config)
     return result(outputs, _metadata(outputs))
 
 
 @stage_asset("replicate_effects", table=EFFECTS, kinds={"r", "parquet"}, deps=[harmonized_samples])
-def replicate_effects(
-    context: dg.AssetExecutionContext, store: Store, compute: Compute, config: EffectsInputs
-) -> dg.MaterializeResult[Any]:
+def replicate_effects(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: BatchInputs) -> dg.MaterializeResult[Any]:
     """Effect of each single replicate against its vehicle controls; what replicate agreement compares.
 
     The residual variance comes from the controls alone, so P values of single replicates are unstable: use them to compare
     replicates, not to call genes. Stale for the same reasons as condition_effects, and grey in the graph for the same reason.
     """
-    ahead = _ahead("replicate_effects", store, context.partition_key, config)
-    outputs = make(context, store, compute, config, ahead=ahead)
+    outputs = make(context, store, compute, config)
     return result(outputs, _metadata(outputs))

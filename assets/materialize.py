@@ -21,9 +21,9 @@ import dagster as dg
 import tomlkit
 
 from assets.checks import Evaluation, evaluations, print_evaluations
-from assets.effects import EffectsInputs
+from assets.making import BatchInputs, batch
 from assets.partitions import key_to_partition, register_datasets
-from assets.planning import EFFECTS_STAGES, Planner
+from assets.planning import Planner
 from assets.sensors import JOBS, OVERVIEW_JOB
 from perturbridge_dagster.definitions import build_definitions
 from perturbridge_dagster.errors import PerturbridgeError
@@ -123,8 +123,9 @@ def materialize_graph(home: Path, instance: dg.DagsterInstance, *, datasets: lis
     for stage in STAGES:
         ahead = set()
         for key in _wanted(Planner(store).keys(stage), datasets):
-            first = stage in EFFECTS_STAGES.values() and key[0] not in ahead
-            ahead.add(key[0])
+            of = batch(stage, key)
+            first = of is not None and of not in ahead
+            ahead.add(of)
             _materialize_partition(definitions, instance, store, stage, key, summary, compute_ahead=first)
     started = time.monotonic()
     succeeded = _run(definitions, instance, OVERVIEW_JOB)
@@ -153,7 +154,7 @@ def _materialize_partition(
         summary.waiting.append(name)
         return
     started = time.monotonic()
-    ahead = EffectsInputs(compute_ahead=True) if compute_ahead else None
+    ahead = BatchInputs(compute_ahead=True) if compute_ahead else None
     succeeded = _run(definitions, instance, JOBS[stage].name, key_to_partition(stage, key), ahead)
     seconds = time.monotonic() - started
     summary.seconds[stage] += seconds
@@ -164,7 +165,7 @@ def _materialize_partition(
 
 
 def _run(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, partition: str | None = None, config: EffectsInputs | None = None
+    definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, partition: str | None = None, config: BatchInputs | None = None
 ) -> bool:
     """Run a job in this process; False when it failed, also on a blocking check."""
     stage = job.removeprefix("materialize_")

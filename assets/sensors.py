@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.effects import EffectsInputs
+from assets.making import BatchInputs, batch
 from assets.partitions import key_to_partition, register_datasets
-from assets.planning import EFFECTS_STAGES, Planner
+from assets.planning import Planner
 from perturbridge_dagster.stages import STAGES
 from resources.store import Store
 
@@ -44,19 +44,21 @@ def stale_partitions(planner: Planner) -> Iterator[tuple[str, tuple[str, ...], s
 def run_requests(planner: Planner) -> list[dg.RunRequest]:
     """One run a stale partition.
 
-    The first of a dataset's effects computes all its strata in one payload. A run key holds the digests, so a run that failed or
-    was cancelled is asked for again only when its inputs or code have changed; rematerialize it by hand to try again.
+    The first of a batch (the effects of a dataset, the agreement of all pairs) computes all of it in one payload. A run key holds the
+    digests, so a run that failed or was cancelled is asked for again only when its inputs or code have changed; rematerialize it by hand
+    to try again.
     """
     requests, ahead = [], set()
     for stage, key, digests in stale_partitions(planner):
-        first = stage in EFFECTS_STAGES.values() and (stage, key[0]) not in ahead
-        ahead.add((stage, key[0]))
+        of = batch(stage, key)
+        first = of is not None and of not in ahead
+        ahead.add(of)
         requests.append(
             dg.RunRequest(
                 run_key=f"{stage} {' '.join(key)} {digests}",
                 job_name=JOBS[stage].name,
                 partition_key=key_to_partition(stage, key),
-                run_config=dg.RunConfig(ops={stage: EffectsInputs(compute_ahead=True)}) if first else None,
+                run_config=dg.RunConfig(ops={stage: BatchInputs(compute_ahead=True)}) if first else None,
             )
         )
     return requests

@@ -11,7 +11,7 @@ import h5py
 import pytest
 
 from assets.checks import evaluations
-from assets.effects import EffectsInputs
+from assets.making import BatchInputs
 from assets.overview import coverage
 from assets.planning import Planner, WaitingError
 from assets.sensors import run_requests, stale_partitions
@@ -197,15 +197,15 @@ def test_the_file_of_another_stratum_is_refused(small_home):
         home.materialize(stage, ("l1000_phase1",))
     strata = home.store.current("harmonized_samples", ("l1000_phase1",)).folder / "strata"
     shutil.copy(strata / "CVCL_0004.h5ad", strata / "CVCL_0035.h5ad")
-    refused = home.run("condition_effects", ("l1000_phase1", "CVCL_0035"), EffectsInputs(compute_ahead=True))
+    refused = home.run("condition_effects", ("l1000_phase1", "CVCL_0035"), BatchInputs(compute_ahead=True))
     assert "CVCL_0035.h5ad: is not what harmonized_samples recorded" in home.failure(refused)
     assert home.store.current("condition_effects", ("l1000_phase1", "CVCL_0035")) is None
 
-    home.materialize("condition_effects", ("l1000_phase1", "CVCL_0004"), EffectsInputs(compute_ahead=True))
+    home.materialize("condition_effects", ("l1000_phase1", "CVCL_0004"), BatchInputs(compute_ahead=True))
     [ahead] = home.planner().plan("condition_effects", ("l1000_phase1", "CVCL_0023"))
     assert verified(ahead.request), "computed ahead, by the run that failed"
     failed_at = json.loads(home.planner().plan("condition_effects", ("l1000_phase1", "CVCL_0035"))[0].request.failure.read_text())["at"]
-    home.materialize("condition_effects", ("l1000_phase1", "CVCL_0023"), EffectsInputs(compute_ahead=True))
+    home.materialize("condition_effects", ("l1000_phase1", "CVCL_0023"), BatchInputs(compute_ahead=True))
     [broken] = home.planner().plan("condition_effects", ("l1000_phase1", "CVCL_0035"))
     assert json.loads(broken.request.failure.read_text())["at"] == failed_at, "what failed is not tried again ahead of others"
     verdicts = {
