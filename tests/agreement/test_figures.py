@@ -14,6 +14,8 @@ from perturbridge_dagster.agreement.replicates import score_replicates
 from perturbridge_dagster.agreement.scoring import score_matched
 from tests.agreement.effects_in_memory import random_compendium
 
+pytestmark = pytest.mark.slow
+
 
 def scored_matches() -> pd.DataFrame:
     generator = np.random.default_rng(0)

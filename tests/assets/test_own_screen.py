@@ -12,6 +12,8 @@ import pytest
 from perturbridge_dagster.effects import open_effects
 from perturbridge_dagster.sources import add_screen
 
+pytestmark = pytest.mark.slow
+
 DESCRIPTION = """\
 title: MCF10A, 26 compounds at three doses
 assay: MAC-seq

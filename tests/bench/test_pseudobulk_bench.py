@@ -13,6 +13,8 @@ from scipy import sparse
 from bench import cells
 from bench import pseudobulk as bench
 
+pytestmark = pytest.mark.slow
+
 SHAPE = cells.Shape(n_cells=3_000, n_genes=4_000, genes_a_cell=300, n_wells=4, n_lines=3)
 
 

@@ -16,6 +16,8 @@ from perturbridge_dagster.effects.p_values import adjusted_log10_p, log10_p_valu
 from perturbridge_dagster.effects.streaming import LAYERS, EffectStream, Tiles
 from perturbridge_dagster.effects.table import ModeratedFit
 
+pytestmark = pytest.mark.slow
+
 MakeTable = Callable[[int, int], EffectTable]
 MakeFit = Callable[[np.ndarray, np.ndarray], ModeratedFit]
 

@@ -20,6 +20,8 @@ from tests.identity.test_answers import answers
 from tests.identity.test_compounds import compounds
 from tests.identity.test_pubchem import FAST
 
+pytestmark = pytest.mark.slow
+
 ETHANOL, ACETIC_ACID, GLUCOSE = RECORDS[3], RECORDS[4], RECORDS[5]
 UNKNOWN = "AAAAAAAAAAAAAA-UHFFFAOYSA-N"
 

@@ -26,6 +26,8 @@ from perturbridge_dagster.identity.genes import GeneIdentity
 from perturbridge_dagster.identity.snapshot import shipped, with_answers
 from tests.identity.ensembl_double import EnsemblDouble, Trouble, serve
 
+pytestmark = pytest.mark.slow
+
 CURRENT, REPLACED, RETIRED, AMBIGUOUS, UNKNOWN = (f"ENSG999999{number:05d}" for number in range(1, 6))
 TARGET, OTHER = "ENSG99999900101", "ENSG99999900102"
 ALL = [CURRENT, REPLACED, RETIRED, AMBIGUOUS, UNKNOWN]

@@ -17,6 +17,8 @@ from perturbridge_dagster.identity.pubchem import Limits, Pace, PubChem, PubChem
 from tests.identity.conftest import RECORDS
 from tests.identity.pubchem_double import PubChemDouble, Trouble
 
+pytestmark = pytest.mark.slow
+
 FAST = Limits(per_second=5000, per_minute=100_000, batch=3, timeout_s=0.5, tries=3, first_pause_s=0.01, longest_pause_s=0.05)
 
 

@@ -23,6 +23,8 @@ from perturbridge_dagster.written import to_arrow
 from tests.published import release
 from tests.published.stratum import simulate, stored
 
+pytestmark = pytest.mark.slow
+
 
 def compared(ours: StoredEffects, *files: Path, refit: StoredEffects | None = None) -> Comparison:
     with open_published_effects(files, "sciplex", "CVCL_0023") as published:

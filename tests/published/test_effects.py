@@ -18,6 +18,8 @@ from perturbridge_dagster.published.effects import LAYERS
 from tests.published import release
 from tests.published.stratum import MEMBERS, STAMP
 
+pytestmark = pytest.mark.slow
+
 
 def opened(*files: Path):
     return open_published_effects(files, "sciplex", "CVCL_0023")

@@ -13,6 +13,8 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.published import open_published_samples
 from tests.published import release
 
+pytestmark = pytest.mark.slow
+
 
 def test_samples_come_back_in_our_contract(samples: ad.AnnData, tmp_path: Path) -> None:
     file = tmp_path / "a_processed.h5ad"

@@ -15,6 +15,8 @@ from perturbridge_dagster.quality.expectations import dropped_by_reason
 from perturbridge_dagster.quality.suites import validate
 from perturbridge_dagster.registry import dataset as registered
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures").glob("contract-*"))
 
 STEPS = pd.DataFrame(

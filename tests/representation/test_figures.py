@@ -12,6 +12,8 @@ from sklearn.decomposition import PCA
 
 from perturbridge_dagster.representation.figures import baseline_bars, embedding_map, principal_plane, training_curve
 
+pytestmark = pytest.mark.slow
+
 
 def drawn(png: bytes) -> np.ndarray:
     assert png.startswith(b"\x89PNG")

@@ -23,6 +23,8 @@ from perturbridge_dagster.representation.splits import (
     summarize_units,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def conditions_of(rows: list[tuple[str, str, str]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["dataset", "context", "perturbation"])

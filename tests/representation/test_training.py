@@ -22,6 +22,8 @@ from perturbridge_dagster.representation.evaluation import beaten_baselines, eva
 from perturbridge_dagster.representation.models import ModelSettings
 from perturbridge_dagster.representation.training import PUBLISHED, SMALL, TrainingSettings, deterministic, epoch_batches, load_model, train
 
+pytestmark = pytest.mark.slow
+
 TINY = TrainingSettings(
     batch_size=1_000,
     steps=60,

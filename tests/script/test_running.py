@@ -15,6 +15,8 @@ import pytest
 
 from tests.script.machine import Machine, write_script
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def checked_machine(ready_machine: Machine) -> Machine:

@@ -18,6 +18,8 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.sources import dilimap, harmonize
 from perturbridge_dagster.sources.native import Reconciliation
 
+pytestmark = pytest.mark.slow
+
 TRAINING, VALIDATION, LABELS = "adata_training_counts.h5ad", "validation_data_counts.h5ad", "compound_DILI_labels.csv"
 
 

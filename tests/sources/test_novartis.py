@@ -18,6 +18,8 @@ from perturbridge_dagster.sample.novartis import write_rdata
 from perturbridge_dagster.sources import harmonize, novartis
 from perturbridge_dagster.sources.native import Reconciliation
 
+pytestmark = pytest.mark.slow
+
 GENES = {
     "TSPAN6,grch38_X": "ENSG00000000003",
     "DPM1,grch38_20": "ENSG00000000419",

@@ -18,6 +18,8 @@ from perturbridge_dagster.sources import single_cell, sums
 from perturbridge_dagster.sources.native import Reconciliation
 from perturbridge_dagster.sources.single_cell import GROUP, MALAT1, filter_cells, group_cells, pseudobulk, sum_cells
 
+pytestmark = pytest.mark.slow
+
 FILE = Path("cells.h5ad")
 FORMATS = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": lambda matrix: matrix.toarray()}
 

@@ -18,6 +18,8 @@ from perturbridge_dagster.sources import harmonize
 from perturbridge_dagster.sources.native import Reconciliation
 from perturbridge_dagster.sources.tahoe import gene_ids, read_compounds, read_organs, read_source_genes, read_wells, summed, well_of
 
+pytestmark = pytest.mark.slow
+
 H5AD = "{}_filt_Vevo_Tahoe100M_WServicesFrom_ParseGigalab.h5ad"
 LINES = ("CVCL_0023", "CVCL_0320")
 

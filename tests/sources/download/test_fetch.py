@@ -26,6 +26,8 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.sources.download import AccessError, Checksum, DownloadError, Limits, RemoteFile, Unpack, fetch
 from tests.sources.download.misbehaving_server import File, Handler, Server, says
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "s3cret-t0ken-of-a-person"
 
 
