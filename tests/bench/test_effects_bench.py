@@ -261,5 +261,7 @@ def test_a_whole_stratum_runs_from_file_to_files(tmp_path: Path) -> None:
     result = bench._run_whole(COUNTS, tmp_path)
     assert set(result["seconds"]) == {*steps.STEPS, "read", "content checksum"}
     assert list(result["peak_bytes"]) == ["start", "read", "content checksum", "estimate", "write"]
-    assert sorted(result["peak_bytes"].values()) == list(result["peak_bytes"].values())
+    # The kernel adds up its counters of each core now and then: a peak read later may be a few pages lower.
+    peaks = np.array(list(result["peak_bytes"].values()))
+    assert (np.diff(peaks) > -0.01 * peaks[0]).all()
     assert result["result_bytes"] == sum(file.stat().st_size for file in (tmp_path / "effects").iterdir())
