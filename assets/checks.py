@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets.partitions import PARTITIONS, key_to_partition, partition_to_key
+from assets.partitions import PARTITIONS, key_of, key_to_partition
 from assets.planning import Planner
 from assets.presentation import table_metadata
 from perturbridge_dagster.stages import STAGES, Check
@@ -45,9 +45,10 @@ def stage_checks(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
 
     @dg.multi_asset_check(name=f"{stage.name}_checks", specs=specs, can_subset=True)
     def checks(context: dg.AssetCheckExecutionContext, store: Store) -> Iterator[dg.AssetCheckResult]:
-        outputs = Planner(store).outputs(stage.name, partition_to_key(stage.name, context.partition_key))
+        key = key_of(stage.name, context)
+        outputs = Planner(store).outputs(stage.name, key)
         if not outputs:
-            raise dg.Failure(f"{stage.name} {context.partition_key} is not there yet; materialize it first.", allow_retries=False)
+            raise dg.Failure(f"{stage.name} {' '.join(key)} is not there yet; materialize it first.", allow_retries=False)
         selected = {key.name for key in context.selected_asset_check_keys}
         found = [(output, judge(output)) for output in outputs]
         for output, findings in found:
@@ -177,7 +178,7 @@ def evaluations(store: Store) -> list[Evaluation]:
     rows = []
     for stage in STAGES.values():
         for key in planner.keys(stage.name):
-            partition = str(key_to_partition(stage.name, key))
+            partition = str(key_to_partition(stage.name, key) or " ".join(key))
             state, reason = planner.state(stage.name, key)
             outputs = planner.outputs(stage.name, key)
             for check in stage.checks:

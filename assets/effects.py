@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets.making import BatchInputs, make, result
+from assets.making import Inputs, make, result
 from assets.presentation import picture, stage_asset, table_metadata
 from assets.sources import harmonized_samples
 from perturbridge_dagster.contract import EFFECTS
@@ -72,7 +72,7 @@ def _metadata(outputs: list[Output]) -> dict[str, Any]:
 
 
 @stage_asset("condition_effects", table=EFFECTS, kinds={"r", "parquet"}, deps=[harmonized_samples])
-def condition_effects(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: BatchInputs) -> dg.MaterializeResult[Any]:
+def condition_effects(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: Inputs) -> dg.MaterializeResult[Any]:
     """Effect of each condition (perturbagen × dose × time) against its vehicle controls, replicates grouped: limma on the whole stratum.
 
     Counts go through edgeR's filter, TMM and voom; intensities straight into limma with a trend. Stale when the stratum's content,
@@ -87,7 +87,7 @@ def condition_effects(context: dg.AssetExecutionContext, store: Store, compute: 
 
 
 @stage_asset("replicate_effects", table=EFFECTS, kinds={"r", "parquet"}, deps=[harmonized_samples])
-def replicate_effects(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: BatchInputs) -> dg.MaterializeResult[Any]:
+def replicate_effects(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: Inputs) -> dg.MaterializeResult[Any]:
     """Effect of each single replicate against its vehicle controls; what replicate agreement compares.
 
     The residual variance comes from the controls alone, so P values of single replicates are unstable: use them to compare

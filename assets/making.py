@@ -8,13 +8,13 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets.partitions import partition_to_key
-from assets.planning import EFFECTS_STAGES, Part, Planner
+from assets.partitions import key_of
+from assets.planning import Planner
 from assets.presentation import stamp_metadata
 from perturbridge_dagster.errors import PerturbridgeError
-from perturbridge_dagster.payloads.requests import failure_of, verified
 from resources.compute import Compute
-from resources.store import Key, Output, Store
+from resources.slurm.ledger import failure_of_job
+from resources.store import Output, Store
 
 
 class Inputs(dg.Config):
@@ -26,40 +26,8 @@ class Inputs(dg.Config):
     )
 
 
-class BatchInputs(Inputs):
-    """Run configuration of stages of many small partitions."""
-
-    compute_ahead: bool = Field(
-        default=False,
-        description="Compute other partitions in this run's payload, too: of effects those of the same dataset, of agreement those of "
-        "all dataset pairs. Their runs then find their output and only record it. Worth it where partitions are small and many.",
-    )
-
-
-def batch(stage: str, key: Key) -> Key | None:
-    """What a partition has in common with those that may be computed ahead with it; None where each is computed alone."""
-    if stage in EFFECTS_STAGES.values():
-        return (stage, key[0])
-    return (stage,) if stage == "cross_dataset_agreement" else None
-
-
-def _ahead(planner: Planner, stage: str, key: Key) -> list[Part]:
-    """Parts of the other partitions of a batch that are missing and can be computed now."""
-    parts: list[Part] = []
-    for other in planner.keys(stage):
-        if other != key and batch(stage, other) == batch(stage, key):
-            try:
-                parts += planner.plan(stage, other)
-            except PerturbridgeError:  # its own run meets the same refusal, and says so
-                continue
-    # what is there is adopted, and verified, by its own run; what failed is not tried again until its inputs or code change
-    return [part for part in parts if verified(part.request, deep=False) is None and failure_of(part.request) is None]
-
-
 def make(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: Inputs) -> list[Output]:
     """Have the outputs of the running partition on disk and publish them.
-
-    Outputs that are computed ahead are not published here: their own runs adopt them.
 
     Parameters
     ----------
@@ -72,13 +40,12 @@ def make(context: dg.AssetExecutionContext, store: Store, compute: Compute, conf
         If an input is missing or unaccepted, or a part failed; the parts that did not fail are published.
     """
     stage = context.asset_key.path[-1]
-    planner, key = Planner(store, allow_unaccepted=config.allow_unaccepted), partition_to_key(stage, context.partition_key)
+    planner, key = Planner(store, allow_unaccepted=config.allow_unaccepted), key_of(stage, context)
     try:
         parts = planner.plan(stage, key)
     except PerturbridgeError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    ahead = _ahead(planner, stage, key) if isinstance(config, BatchInputs) and config.compute_ahead else []
-    outcomes = compute.ensure(context, stage, [part.request for part in (*parts, *ahead)])[: len(parts)]
+    outcomes = compute.ensure(context, stage, [part.request for part in parts])
     outputs, errors = [], []
     for part, outcome in zip(parts, outcomes, strict=True):
         try:
@@ -86,7 +53,8 @@ def make(context: dg.AssetExecutionContext, store: Store, compute: Compute, conf
         except PerturbridgeError as error:
             errors.append(str(error))
     if errors:
-        raise dg.Failure("\n".join(errors), allow_retries=False)
+        failed = [outcome.request.digest for outcome in outcomes if outcome.status == "failed"]
+        raise dg.Failure("\n".join(errors), metadata=failure_of_job(store.root, failed), allow_retries=False)
     return outputs
 
 

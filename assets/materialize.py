@@ -1,8 +1,8 @@
 """Materialize the whole graph, partition by partition, in the order of the flow: what ``script/demo`` runs.
 
-Runs as ``python -m assets.materialize``. Every partition that is not current gets a short run in this process, with its checks; all
-strata of a dataset are computed in the first one's payload and adopted by the others. What is current is left alone. Belongs here:
-walking through the flow and saying what happened. Does not belong here: what a partition needs (``planning.py``).
+Runs as ``python -m assets.materialize``. The partitions of a stage that are not current go through ``materialize_batch``, as when the
+sensor asks for them, in runs in this process. What is current is left alone. Belongs here: walking through the flow and saying what
+happened. Does not belong here: what a partition needs (``planning.py``), or what is computed together (``batches.py``).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pathlib import Path
 import dagster as dg
 import tomlkit
 
+from assets.batches import BATCH, BatchInputs, in_batches, is_interrupted, materialize_batch, of_datasets, partition_name
 from assets.checks import Evaluation, evaluations, print_evaluations
-from assets.making import BatchInputs, batch
-from assets.partitions import key_to_partition, register_datasets
+from assets.partitions import register_datasets
 from assets.planning import Planner
-from assets.sensors import JOBS, OVERVIEW_JOB
+from assets.sensors import OVERVIEW_JOB
 from perturbridge_dagster.definitions import build_definitions
 from perturbridge_dagster.errors import PerturbridgeError
 from perturbridge_dagster.home import default_home
-from perturbridge_dagster.registry import PAIR_SEPARATOR
 from perturbridge_dagster.sample import DATASETS, DEFAULT_SEED, write_sample
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import written_whole
+from resources.slurm.settings import TEMPLATE, batch_seconds
 from resources.store import SETTINGS, Key, Store
 
 DAGSTER_YAML = """\
@@ -46,7 +46,8 @@ concurrency:
     # payloads use the machine's cores themselves; raise it where there are more
     max_concurrent_runs: 1
 """
-SETTINGS_TOML = """\
+SETTINGS_TOML = f"""\
+{TEMPLATE}
 # Where the native files of each dataset lie: a folder, absolute or relative to this file; or "download" to have them fetched. One line
 # a dataset.
 [sources]
@@ -121,12 +122,10 @@ def materialize_graph(home: Path, instance: dg.DagsterInstance, *, datasets: lis
     definitions = build_definitions(home=home)
     summary = Summary()
     for stage in STAGES:
-        ahead = set()
-        for key in _wanted(Planner(store).keys(stage), datasets):
-            of = batch(stage, key)
-            first = of is not None and of not in ahead
-            ahead.add(of)
-            _materialize_partition(definitions, instance, store, stage, key, summary, compute_ahead=first)
+        planner = Planner(store)
+        wanted = _not_current(planner, stage, of_datasets(planner.keys(stage), datasets or []), summary)
+        for keys in in_batches(planner, stage, wanted, batch_seconds(home)):
+            _materialize_batch(definitions, instance, store, stage, keys, summary)
     started = time.monotonic()
     succeeded = _run(definitions, instance, OVERVIEW_JOB)
     (summary.materialized if succeeded else summary.failed).append("coverage and catalog")
@@ -134,51 +133,63 @@ def materialize_graph(home: Path, instance: dg.DagsterInstance, *, datasets: lis
     return summary
 
 
-def _wanted(keys: list[Key], datasets: list[str] | None) -> list[Key]:
-    if datasets is None:
-        return keys
-    return [key for key in keys if key[0] in datasets or all(name in datasets for name in key[0].split(PAIR_SEPARATOR))]
+def _not_current(planner: Planner, stage: str, keys: list[Key], summary: Summary) -> list[Key]:
+    """Partitions to materialize; those that are current or wait are counted."""
+    wanted = []
+    for key in keys:
+        name = f"{stage} {' '.join(key)}"
+        state, reason = planner.state(stage, key)
+        if state == "current":
+            summary.current.append(name)
+        elif state == "waiting":
+            print(f"  waiting       {name}: {reason}", flush=True)
+            summary.waiting.append(name)
+        else:
+            wanted.append(key)
+    return wanted
 
 
-def _materialize_partition(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, store: Store, stage: str, key: Key, summary: Summary, *, compute_ahead: bool
+def _materialize_batch(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, store: Store, stage: str, keys: list[Key], summary: Summary
 ) -> None:
-    """Run a partition unless it is current, and say how it went."""
-    name = f"{stage} {' '.join(key)}"
-    state, reason = Planner(store).state(stage, key)
-    if state == "current":
-        summary.current.append(name)
-        return
-    if state == "waiting":
-        print(f"  waiting       {name}: {reason}", flush=True)
-        summary.waiting.append(name)
-        return
+    """Materialize partitions together, and say how each went."""
     started = time.monotonic()
-    ahead = BatchInputs(compute_ahead=True) if compute_ahead else None
-    succeeded = _run(definitions, instance, JOBS[stage].name, key_to_partition(stage, key), ahead)
-    seconds = time.monotonic() - started
-    summary.seconds[stage] += seconds
-    (summary.materialized if succeeded else summary.failed).append(name)
-    print(f"  {'materialized' if succeeded else 'FAILED':13} {name}  ({seconds:.1f} s)", flush=True)
-    if not succeeded:
-        print(f"                {Planner(store).state(stage, key)[1]}", flush=True)
+    if len(keys) > 1:
+        print(f"  {len(keys)} partitions of {stage} ...", flush=True)
+    _run(definitions, instance, materialize_batch.name, BatchInputs(stage=stage, partitions=[partition_name(stage, key) for key in keys]))
+    planner = Planner(store)
+    for key in keys:
+        name = f"{stage} {' '.join(key)}"
+        state, reason = planner.state(stage, key)
+        if state == "current":
+            seconds = sum(output.done()["seconds"] for output in planner.outputs(stage, key))
+            print(f"  materialized  {name}  ({seconds:.1f} s)", flush=True)
+            summary.materialized.append(name)
+        else:
+            print(f"  FAILED        {name}\n                {reason}", flush=True)
+            summary.failed.append(name)
+    summary.seconds[stage] += time.monotonic() - started
 
 
-def _run(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, partition: str | None = None, config: BatchInputs | None = None
-) -> bool:
-    """Run a job in this process; False when it failed, also on a blocking check."""
-    stage = job.removeprefix("materialize_")
+def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, config: BatchInputs | None = None) -> bool:
+    """Run a job in this process; False when it failed.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If it was interrupted.
+    """
     run = definitions.resolve_job_def(job).execute_in_process(
-        partition_key=partition,
         run_config=dg.RunConfig(
-            ops={stage: config} if config else {},
+            ops={BATCH: config} if config else {},
             # what a run says is kept in the instance and shown by the UI; here only its result counts
             loggers={"console": {"config": {"log_level": "CRITICAL"}}},
         ),
         instance=instance,
         raise_on_error=False,
     )
+    if is_interrupted(run):
+        raise KeyboardInterrupt
     return run.success
 
 

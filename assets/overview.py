@@ -1,23 +1,27 @@
-"""Beside the flow: what is there (coverage), and where to query it (catalog)."""
+"""Beside the flow: what is there (coverage), what it took (resource_report), and where to query it (catalog)."""
 
 from typing import Any
 
 import dagster as dg
 
-from assets.agreement import cross_dataset_agreement, replicate_agreement
+from assets.agreement import compendium_agreement
+from assets.partitions import DATASET_PAIR, PARTITIONS
 from assets.planning import Planner
 from assets.presentation import OVERVIEW, column_schema, picture, table_metadata
 from assets.published import NOT_CONFIGURED, published_comparison
 from assets.representation import compound_embeddings
-from perturbridge_dagster.contract import COVERAGE
+from perturbridge_dagster.contract import COVERAGE, RESOURCE_REPORT
 from perturbridge_dagster.stages import STAGES
 from resources.store import Store
 
 _LAST_OF_THE_FLOW = [
-    dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping())
-    for asset in (cross_dataset_agreement, replicate_agreement, published_comparison, compound_embeddings)
+    dg.AssetDep(compendium_agreement),
+    *(dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping()) for asset in (published_comparison, compound_embeddings)),
 ]
 """Everything else lies upstream of these; an edge from each stage would hide the flow in the picture of the graph."""
+
+_PAIRS = "pairs"
+"""Stands in place of a dataset in the resource report where a stage is of pairs."""
 
 
 @dg.asset(
@@ -73,6 +77,85 @@ def complete(store: Store) -> dg.AssetCheckResult:
         description=f"{len(lacking)} of {len(frame)} partitions are not current." if len(lacking) else "Everything is current.",
         metadata={"partitions": len(frame), "not_current": table_metadata(lacking)},
     )
+
+
+def _outputs_used(store: Store) -> list[dict[str, Any]]:
+    """What each current output took to make, in the order of the flow."""
+    planner, rows = Planner(store), []
+    for stage in STAGES:
+        for key in planner.keys(stage):
+            for output in planner.outputs(stage, key):
+                done = output.done()
+                rows.append(
+                    {
+                        "stage": stage,
+                        "dataset": _PAIRS if PARTITIONS[stage] is DATASET_PAIR else key[0],
+                        "seconds": done["seconds"],
+                        "cpu_seconds": done.get("cpu_seconds"),
+                        "peak_memory_bytes": done["peak_memory_bytes"],
+                        "output_bytes": sum(file["bytes"] for file in done["files"].values()),
+                    }
+                )
+    return rows
+
+
+def _jobs_asked(store: Store) -> list[dict[str, Any]]:
+    """What each SLURM job asked for and used, once for each of its requests."""
+    from resources.slurm.ledger import jobs
+
+    return [
+        {
+            "stage": job.stage,
+            "dataset": _PAIRS if PARTITIONS[job.stage] is DATASET_PAIR else key.split(" ")[0],
+            "digest": digest,
+            "job": job.job_id,
+            "failed": job.failure is not None,
+            "cpus": job.asked_cpus,
+            "asked_memory_bytes": job.asked_memory_bytes,
+            "asked_seconds": job.asked_seconds,
+            "peak_memory_bytes": job.peak_memory_bytes,
+            "elapsed_seconds": job.elapsed_seconds,
+        }
+        for job in jobs(store.root)
+        for digest, key in zip(job.digests, job.keys, strict=True)
+    ]
+
+
+@dg.asset(
+    group_name=OVERVIEW,
+    kinds={"parquet"},
+    deps=[coverage],
+    code_version="1",
+    metadata={"dagster/column_schema": column_schema(RESOURCE_REPORT)},
+)
+def resource_report(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult[Any]:
+    """What each stage asked of machines for each dataset, and what it used, as tables 14 and 15 of the paper do.
+
+    Memory, time, CPUs, jobs, and the share of jobs that failed and of outputs that took more than one. What was computed on Dagster's
+    machine asked for nothing, so only what it used is shown. Stale as soon as anything upstream is new.
+    """
+    import pandas as pd
+
+    from perturbridge_dagster.quality.figures import asked_and_used
+    from perturbridge_dagster.quality.resources import JOB_COLUMNS, OUTPUT_COLUMNS, summarized
+    from perturbridge_dagster.written import Stamp, write_parquet
+
+    outputs = pd.DataFrame(_outputs_used(store), columns=OUTPUT_COLUMNS)
+    jobs = pd.DataFrame(_jobs_asked(store), columns=JOB_COLUMNS)
+    report = summarized(outputs, jobs)
+    # what it took to make the data tells nothing of them, so it is open whatever they are
+    stamp = Stamp("resource_report", "1", context.run.run_id, tuple(sorted(store.source_folders())), "open")
+    write_parquet(store.root / "resource_report.parquet", report, RESOURCE_REPORT, stamp)
+    metadata: dict[str, Any] = {
+        "resources": table_metadata(report, limit=len(report)),
+        "jobs": int(jobs["job"].nunique()),
+        "job_hours": float(report["job_hours"].sum()),
+        "compute_hours": float(report["compute_hours"].sum()),
+        "cpu_hours": float(report["cpu_hours"].sum()),
+    }
+    if len(report):
+        metadata["picture_asked_and_used"] = picture(asked_and_used(report))
+    return dg.MaterializeResult(metadata=metadata)
 
 
 @dg.asset(group_name=OVERVIEW, kinds={"duckdb"}, deps=[coverage], code_version="1")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets.planning import CORPORA, EFFECTS_STAGES, MODELS
+from assets.planning import COMPENDIUM, CORPORA, EFFECTS_STAGES, MODELS
 from perturbridge_dagster.registry import dataset_pairs, pair_key
 from resources.store import Key, Store
 
@@ -19,32 +19,42 @@ DATASET_PAIR = dg.DynamicPartitionsDefinition(name="dataset_pair")
 CORPUS = dg.StaticPartitionsDefinition(list(CORPORA))
 CORPUS_MODEL = dg.MultiPartitionsDefinition({"corpus": CORPUS, "model": dg.StaticPartitionsDefinition(list(MODELS))})
 
-PARTITIONS: dict[str, dg.PartitionsDefinition[str]] = {
+PARTITIONS: dict[str, dg.PartitionsDefinition[str] | None] = {
     "source_files": DATASET,
     "harmonized_samples": DATASET,
     **dict.fromkeys(EFFECTS_STAGES.values(), DATASET_CELL_CONTEXT),
     "matched_conditions": DATASET_PAIR,
     "cross_dataset_agreement": DATASET_PAIR,
     "replicate_agreement": DATASET,
+    "compendium_agreement": None,
     "published_comparison": DATASET_CELL_CONTEXT,
     "training_corpus": CORPUS,
     "compound_embeddings": CORPUS_MODEL,
 }
-"""Stage → its partitions."""
+"""Stage → its partitions; None where it has none, since it depends on all datasets at once."""
 
 
-def partition_to_key(stage: str, partition: str) -> Key:
-    """Key of the outputs of a Dagster partition."""
+def partition_to_key(stage: str, partition: str | None) -> Key:
+    """Key of the outputs of a Dagster partition; None stands for the whole of an asset without partitions."""
     definition = PARTITIONS[stage]
+    if definition is None or partition is None:
+        return COMPENDIUM
     if isinstance(definition, dg.MultiPartitionsDefinition):
         by_dimension = definition.get_partition_key_from_str(partition).keys_by_dimension
         return tuple(by_dimension[name] for name in _dimension_order(definition))
     return (partition,)
 
 
-def key_to_partition(stage: str, key: Key) -> str:
-    """Dagster partition of a key."""
+def key_of(stage: str, context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Key:
+    """Key of the outputs of what runs: a partition of a stage's asset, or of its checks, or the whole of an asset without partitions."""
+    return partition_to_key(stage, context.partition_key if context.has_partition_key else None)
+
+
+def key_to_partition(stage: str, key: Key) -> str | None:
+    """Dagster partition of a key; None where the asset has no partitions."""
     definition = PARTITIONS[stage]
+    if definition is None:
+        return None
     if isinstance(definition, dg.MultiPartitionsDefinition):
         return dg.MultiPartitionKey(dict(zip(_dimension_order(definition), key, strict=True)))
     return key[0]

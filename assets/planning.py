@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 State = Literal["current", "missing", "stale", "failed", "unaccepted", "waiting"]
 
 CORPORA = ("all",)
+COMPENDIUM = ("all",)
+"""Key of the one output of a stage without partitions."""
 MODELS = ("scalar_lpm",)
 EFFECTS_STAGES = {"grouped": "condition_effects", "separate": "replicate_effects"}
+COMPENDIUM_INPUTS = {"matched": "matched_conditions", "scores": "cross_dataset_agreement", "replicates": "replicate_agreement"}
+"""Kind of input of the agreement of the compendium → the stage it comes from, one for each of its keys."""
 STRATUM_STAGES = (*EFFECTS_STAGES.values(), "published_comparison")
 """Stages whose partitions, a dataset and a cell context, have one output a stratum."""
 
@@ -95,7 +99,7 @@ class Planner:
         stage
             Name of a stage.
         key
-            ``(dataset,)``, ``(dataset, cell_context)``, ``(dataset_pair,)``, ``(corpus,)`` or ``(corpus, model)``.
+            ``(dataset,)``, ``(dataset, cell_context)``, ``(dataset_pair,)``, ``(corpus,)``, ``(corpus, model)`` or ``COMPENDIUM``.
 
         Raises
         ------
@@ -114,6 +118,7 @@ class Planner:
             "matched_conditions": self._matched_conditions,
             "cross_dataset_agreement": self._cross_dataset_agreement,
             "replicate_agreement": self._replicate_agreement,
+            "compendium_agreement": self._compendium_agreement,
             "published_comparison": self._published_comparison,
             "training_corpus": self._training_corpus,
             "compound_embeddings": self._compound_embeddings,
@@ -140,6 +145,8 @@ class Planner:
             return self._published_keys()
         if stage in ("matched_conditions", "cross_dataset_agreement"):
             return [(pair_key(left, right),) for left, right in dataset_pairs(datasets)]
+        if stage == "compendium_agreement":
+            return [COMPENDIUM] if dataset_pairs(datasets) else []
         if stage == "training_corpus":
             return [(corpus,) for corpus in CORPORA]
         return [(corpus, model) for corpus in CORPORA for model in MODELS]
@@ -165,15 +172,17 @@ class Planner:
             return [("condition_effects", key)]
         if stage == "compound_embeddings":
             return [("training_corpus", key[:1])]
+        if stage == "compendium_agreement":
+            stages = ("matched_conditions", "cross_dataset_agreement", "replicate_agreement")
+            return [(name, of) for name in stages for of in self.keys(name)]
         mode = "separate" if stage == "replicate_agreement" else "grouped"
-        datasets = {
-            "matched_conditions": lambda: split_pair_key(key[0]),
-            "cross_dataset_agreement": lambda: split_pair_key(key[0]),
-            "replicate_agreement": lambda: key,
-            "training_corpus": self._corpus_datasets,
-        }[stage]()
+        if stage in ("matched_conditions", "cross_dataset_agreement"):
+            contexts = self._compared_contexts(*split_pair_key(key[0]))
+        else:
+            datasets = key if stage == "replicate_agreement" else self._corpus_datasets()
+            contexts = {dataset: self.cell_contexts(dataset) for dataset in datasets}
         effects: list[tuple[str, Key]] = [
-            (EFFECTS_STAGES[mode], (dataset, context)) for dataset in datasets for context in self.cell_contexts(dataset)
+            (EFFECTS_STAGES[mode], (dataset, context)) for dataset, names in contexts.items() for context in names
         ]
         return [("matched_conditions", key), *effects] if stage == "cross_dataset_agreement" else effects
 
@@ -243,11 +252,20 @@ class Planner:
     def _corpus_datasets(self) -> list[str]:
         return corpus_datasets(self.store.source_folders())
 
-    def _effects_inputs(self, mode: str, datasets: Iterable[str], taints: list[str]) -> tuple[dict[str, Input], list[str]]:
-        """Current effects of every stratum of some datasets, and the strata left out because their fit failed."""
+    def _compared_contexts(self, left: str, right: str) -> dict[str, list[str]]:
+        """Cell contexts of two datasets of which the effects are compared: those that both have, so that no other makes the pair stale.
+
+        All of them where they share none: what comes of it is empty, and still says which data it is of.
+        """
+        contexts = {dataset: self.cell_contexts(dataset) for dataset in (left, right)}
+        shared = set(contexts[left]) & set(contexts[right])
+        return {dataset: [name for name in names if name in shared or not shared] for dataset, names in contexts.items()}
+
+    def _effects_inputs(self, mode: str, contexts: Mapping[str, Iterable[str]], taints: list[str]) -> tuple[dict[str, Input], list[str]]:
+        """Current effects of every stratum of some cell contexts of datasets, and the strata left out because their fit failed."""
         inputs, left_out = {}, []
-        for dataset in datasets:
-            for context in self.cell_contexts(dataset):
+        for dataset, names in contexts.items():
+            for context in names:
                 for part in self.plan(EFFECTS_STAGES[mode], (dataset, context)):
                     if failure_of(part.request):
                         left_out.append(" ".join(part.key))
@@ -326,14 +344,21 @@ class Planner:
             for row in chosen.to_dict("records")
         ]
 
+    def _chosen(self, stage: str) -> dict[str, Any]:
+        """Options of agreement that a stage takes, as the settings choose them."""
+        from perturbridge_dagster.agreement.options import TAKEN
+
+        options = self.store.agreement_options()
+        return {name: getattr(options, name) for name in TAKEN[stage]}
+
     def _matched_conditions(self, pair: str) -> list[Part]:
         taints: list[str] = []
         left, right = split_pair_key(pair)
-        inputs, left_out = self._effects_inputs("grouped", (left, right), taints)
+        inputs, left_out = self._effects_inputs("grouped", self._compared_contexts(left, right), taints)
         arguments = {
             "left": left,
             "right": right,
-            "max_log10_dose_gap": 1.0,
+            **self._chosen("matched_conditions"),
             "left_out": left_out,
             "unaccepted_inputs": sorted(set(taints)),
         }
@@ -343,19 +368,40 @@ class Planner:
         taints: list[str] = []
         matched = self._accepted("matched_conditions", (pair,), taints)
         left, right = split_pair_key(pair)
-        inputs, _ = self._effects_inputs("grouped", (left, right), taints)
+        inputs, _ = self._effects_inputs("grouped", self._compared_contexts(left, right), taints)
         if matched.done()["inputs"] != {name: value.checksum for name, value in inputs.items()}:
             # matches name contrasts by number, and numbers of other effects are other contrasts
             raise WaitingError(f"matched_conditions {pair} was made from other effects than the current ones; materialize it first.")
         inputs["matched"] = Input(str(matched.folder), matched.digest)
-        arguments = {"left": left, "right": right, "unaccepted_inputs": sorted(set(taints))}
+        chosen = self._chosen("cross_dataset_agreement")
+        arguments = {"left": left, "right": right, **chosen, "unaccepted_inputs": sorted(set(taints))}
         return [_part(self.store, "cross_dataset_agreement", (pair,), arguments=arguments, inputs=inputs)]
 
     def _replicate_agreement(self, dataset: str) -> list[Part]:
         taints: list[str] = []
-        inputs, left_out = self._effects_inputs("separate", (dataset,), taints)
-        arguments = {"dataset": dataset, "left_out": left_out, "unaccepted_inputs": sorted(set(taints))}
+        inputs, left_out = self._effects_inputs("separate", {dataset: self.cell_contexts(dataset)}, taints)
+        chosen = self._chosen("replicate_agreement")
+        arguments = {"dataset": dataset, **chosen, "left_out": left_out, "unaccepted_inputs": sorted(set(taints))}
         return [_part(self.store, "replicate_agreement", (dataset,), arguments=arguments, inputs=inputs)]
+
+    def _compendium_agreement(self, _: str) -> list[Part]:
+        taints: list[str] = []
+        datasets = compendium_datasets(self.store.source_folders())
+        inputs, left_out = self._effects_inputs("grouped", {dataset: self.cell_contexts(dataset) for dataset in datasets}, taints)
+        for kind, stage in COMPENDIUM_INPUTS.items():
+            for key in self.keys(stage):
+                output = self._accepted(stage, key, taints)
+                if not self.store.is_current(stage, key, self.plan(stage, key)[0].request):
+                    raise WaitingError(f"{output.name} was made from other effects than the current ones; materialize it first.")
+                inputs[f"{kind}:{key[0]}"] = Input(str(output.folder), output.digest)
+        # which datasets are configured decides the genes that all have, and which matches L1000 alone supports
+        arguments = {
+            "datasets": datasets,
+            **self._chosen("compendium_agreement"),
+            "left_out": left_out,
+            "unaccepted_inputs": sorted(set(taints)),
+        }
+        return [_part(self.store, "compendium_agreement", COMPENDIUM, arguments=arguments, inputs=inputs)]
 
     def _release(self) -> Release | None:
         """The published release, where a folder of it is configured."""
@@ -439,7 +485,8 @@ class Planner:
 
     def _training_corpus(self, corpus: str) -> list[Part]:
         taints: list[str] = []
-        inputs, left_out = self._effects_inputs("grouped", self._corpus_datasets(), taints)
+        contexts = {dataset: self.cell_contexts(dataset) for dataset in self._corpus_datasets()}
+        inputs, left_out = self._effects_inputs("grouped", contexts, taints)
         if not inputs:
             raise WaitingError("no effects are there yet; materialize condition_effects first.")
         arguments = {"corpus": corpus, "seed": 13, "left_out": left_out, "unaccepted_inputs": sorted(set(taints))}

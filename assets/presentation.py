@@ -12,6 +12,7 @@ import dagster as dg
 from assets.partitions import PARTITIONS
 from perturbridge_dagster.contract import Table
 from perturbridge_dagster.stages import STAGES
+from resources.slurm.ledger import figures_of
 from resources.store import Output
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ GROUPS = {
     "matched_conditions": "4_agreement",
     "cross_dataset_agreement": "4_agreement",
     "replicate_agreement": "4_agreement",
+    "compendium_agreement": "4_agreement",
     "published_comparison": "4_agreement",
     "training_corpus": "5_representation",
     "compound_embeddings": "5_representation",
@@ -102,6 +104,16 @@ def picture(png: bytes | Path) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.md(f"![]({'data:image/png;base64,' + base64.b64encode(data).decode()})")
 
 
+def _job_figures(outputs: Sequence[Output]) -> Mapping[str, Any]:
+    """What SLURM says of the jobs that made outputs: the figures of the first, and the numbers of all; nothing where no job did."""
+    figures = []
+    for output in outputs:
+        home = output.folder.parents[len(Path(STAGES[output.stage].folder).parts) + len(output.key)]
+        figures.append(figures_of(home, output.done()))
+    jobs = dict.fromkeys(str(job["slurm_job"]) for job in figures if job)
+    return {**next(filter(None, figures), {}), **({"slurm_jobs": ", ".join(jobs)} if len(jobs) > 1 else {})}
+
+
 def stamp_metadata(outputs: Sequence[Output]) -> Mapping[str, Any]:
     """What every materialization says: files, seconds, memory, licence, sources, and what taints it."""
     done = [output.done() for output in outputs]
@@ -115,6 +127,7 @@ def stamp_metadata(outputs: Sequence[Output]) -> Mapping[str, Any]:
         "source_datasets": ", ".join(stamp.source_datasets) + (" (simulated)" if stamp.simulated else ""),
         "contract_version": stamp.contract_version,
         "stage_code_version": stamp.stage_code_version,
+        **_job_figures(outputs),
     }
     if stamp.unaccepted_inputs:
         metadata["made_from_unaccepted_inputs"] = dg.MetadataValue.md("\n".join(f"- {name}" for name in stamp.unaccepted_inputs))

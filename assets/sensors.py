@@ -1,38 +1,36 @@
-"""The sensor: asks for exactly the real partitions that are missing or stale, stage by stage.
+"""The sensor: asks for exactly the real partitions that are missing or stale, stage by stage, in batches.
 
 Dataset × cell context is a cross product of which few combinations exist, so automation conditions would ask for impossible
 partitions. The sensor looks at what is accepted instead, through the same plans the assets run.
 """
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import dagster as dg
 
-from assets.making import BatchInputs, batch
-from assets.partitions import key_to_partition, register_datasets
+from assets.batches import BATCH, JOBS, BatchInputs, in_batches, materialize_batch, partition_name
+from assets.partitions import register_datasets
 from assets.planning import Planner
 from perturbridge_dagster.stages import STAGES
-from resources.store import Store
-
-JOBS = {
-    stage: dg.define_asset_job(
-        f"materialize_{stage}", selection=dg.AssetSelection.assets(stage), description=f"One partition of {stage}, with its checks."
-    )
-    for stage in STAGES
-}
-"""Stage → job for one of its partitions; a job must not mix partitions of different kinds."""
-
+from resources.slurm.settings import batch_seconds
+from resources.store import Key, Store
 
 OVERVIEW_JOB = "look_again"
 
 _OVERVIEW = dg.define_asset_job(
-    OVERVIEW_JOB, selection=dg.AssetSelection.assets("coverage", "catalog"), description="Coverage and catalog, as of now."
+    OVERVIEW_JOB,
+    selection=dg.AssetSelection.assets("coverage", "resource_report", "catalog"),
+    description="Coverage, resource report and catalog, as of now.",
 )
 
-ALL_JOBS = (*JOBS.values(), _OVERVIEW)
+ALL_JOBS: tuple[Any, ...] = (materialize_batch, *JOBS.values(), _OVERVIEW)
 
 
-def stale_partitions(planner: Planner) -> Iterator[tuple[str, tuple[str, ...], str]]:
+def stale_partitions(planner: Planner) -> Iterator[tuple[str, Key, str]]:
     """Partitions that could be computed now: stage, key, and the digests of what would be made."""
     for stage in STAGES:
         for key in planner.keys(stage):
@@ -41,39 +39,59 @@ def stale_partitions(planner: Planner) -> Iterator[tuple[str, tuple[str, ...], s
                 yield stage, key, "+".join(part.request.digest[:16] for part in planner.plan(stage, key))
 
 
-def run_requests(planner: Planner) -> list[dg.RunRequest]:
-    """One run a stale partition.
+def run_requests(planner: Planner, most_seconds: float, asked: Collection[str] = ()) -> tuple[list[dg.RunRequest], list[str]]:
+    """Runs of batches of the stale partitions that have not been asked for.
 
-    The first of a batch (the effects of a dataset, the agreement of all pairs) computes all of it in one payload. A run key holds the
-    digests, so a run that failed or was cancelled is asked for again only when its inputs or code have changed; rematerialize it by hand
-    to try again.
+    Parameters
+    ----------
+    planner
+        Plans the partitions.
+    most_seconds
+        Time that a batch may ask for. Unit: seconds.
+    asked
+        What was asked for before, and is stale still: running, cancelled, or failed without a word.
+
+    Returns
+    -------
+    The runs, and what has been asked for now. A partition is named there by its stage, key and digests: one whose run was cancelled is
+    asked for again only when its inputs or code have changed. Rematerialize it by hand to try again.
     """
-    requests, ahead = [], set()
-    for stage, key, digests in stale_partitions(planner):
-        of = batch(stage, key)
-        first = of is not None and of not in ahead
-        ahead.add(of)
-        requests.append(
-            dg.RunRequest(
-                run_key=f"{stage} {' '.join(key)} {digests}",
-                job_name=JOBS[stage].name,
-                partition_key=key_to_partition(stage, key),
-                run_config=dg.RunConfig(ops={stage: BatchInputs(compute_ahead=True)}) if first else None,
+    named = {hashlib.sha256(f"{stage} {' '.join(key)} {digests}".encode()).hexdigest()[:16]: (stage, key)
+             for stage, key, digests in stale_partitions(planner)}  # fmt: skip
+    new: dict[str, dict[Key, str]] = defaultdict(dict)
+    for name, (stage, key) in named.items():
+        if name not in asked:
+            new[stage][key] = name
+    requests = []
+    for stage, names in new.items():
+        for keys in in_batches(planner, stage, names, most_seconds):
+            digest = hashlib.sha256(" ".join(sorted(names[key] for key in keys)).encode()).hexdigest()[:16]
+            first, more = partition_name(stage, keys[0]), f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            requests.append(
+                dg.RunRequest(
+                    run_key=f"{stage} {first}{more} {digest}",
+                    run_config=dg.RunConfig(ops={BATCH: BatchInputs(stage=stage, partitions=[partition_name(stage, key) for key in keys])}),
+                    tags={"perturbridge/stage": stage},
+                )
             )
-        )
-    return requests
+    return requests, sorted(named)
 
 
 @dg.sensor(
     name="stale_strata",
-    jobs=list(JOBS.values()),
+    # by its name: Dagster copies a sensor whose job it binds resources to, and warns of what it copies
+    job_name=materialize_batch.name,
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
-def stale_strata(context: dg.SensorEvaluationContext, store: Store) -> dg.SensorResult | dg.SkipReason:
+def stale_strata(context: dg.SensorEvaluationContext, store: Store) -> dg.SensorResult:
     """Request every real partition whose inputs are accepted and whose output is missing or stale."""
     register_datasets(context.instance, store)
-    requests = run_requests(Planner(store))
-    if not requests:
-        return dg.SkipReason("Every partition that could be computed is current. The coverage asset tells what waits, and for what.")
-    return dg.SensorResult(run_requests=requests)
+    asked = json.loads(context.cursor) if context.cursor else []
+    requests, stale = run_requests(Planner(store), batch_seconds(store.root), asked)
+    nothing = (
+        "Every partition that could be computed is current. The coverage asset tells what waits, and for what."
+        if not stale
+        else f"{len(stale)} partitions are not current and have been asked for; those whose runs were cancelled wait for a person."
+    )
+    return dg.SensorResult(requests, skip_reason=None if requests else nothing, cursor=json.dumps(stale))

@@ -235,7 +235,7 @@ def _draw(
     return n
 
 
-def count_blocks(shape: Shape, obs: pd.DataFrame) -> Iterator[sparse.csr_array]:
+def count_blocks(shape: Shape, obs: pd.DataFrame, expression: Expression | None = None) -> Iterator[sparse.csr_array]:
     """Counts of a stratum, some samples at a time, int32 with int32 indices.
 
     Parameters
@@ -244,9 +244,11 @@ def count_blocks(shape: Shape, obs: pd.DataFrame) -> Iterator[sparse.csr_array]:
         Its genes and dataset.
     obs
         As :func:`simulated_obs` gives it.
+    expression
+        Depth and detected genes of a sample; those assumed of the dataset by default.
     """
     seed = seed_of(shape)
-    expression = EXPRESSION[shape.dataset]
+    expression = expression or EXPRESSION[shape.dataset]
     shares = shares_of_genes(shape.n_genes, expression, seed)
     depths = expression.depth * np.exp(_DEPTH_SPREAD * np.random.default_rng(seed).normal(size=len(obs)))
     conditions = obs["condition"].to_numpy(dtype=np.int64)
@@ -266,13 +268,19 @@ def count_blocks(shape: Shape, obs: pd.DataFrame) -> Iterator[sparse.csr_array]:
             yield sparse.csr_array((counts, genes, np.concatenate([[0], end]).astype(np.int32)), shape=(len(end), shape.n_genes))
 
 
-def _counts(shape: Shape, obs: pd.DataFrame) -> sparse.csr_matrix:
-    """All counts of a stratum. They are held once: the room for them is taken before their number is known."""
+def simulated_counts(shape: Shape, obs: pd.DataFrame, expression: Expression | None = None) -> sparse.csr_matrix:
+    """All counts of a stratum, samples × genes, int32. They are held once: the room for them is taken before their number is known.
+
+    Parameters
+    ----------
+    shape, obs, expression
+        As for :func:`count_blocks`.
+    """
     kept = np.empty((2, 0), dtype=np.int32)
     n = 0
     pointers = np.zeros(len(obs) + 1, dtype=np.int64)
     row = 0
-    for block in count_blocks(shape, obs):
+    for block in count_blocks(shape, obs, expression):
         if n + block.nnz > kept.shape[1]:
             # untouched pages cost nothing; depths vary, so a little more than the first block foretells
             room = int(1.3 * (n + block.nnz) / (row + block.shape[0]) * len(obs)) + block.nnz
@@ -314,7 +322,7 @@ def simulated_stratum(shape: Shape) -> ad.AnnData:
     import anndata as ad
 
     obs = simulated_obs(shape)
-    values: Any = _log_intensities(shape, obs) if shape.normalized else _counts(shape, obs)
+    values: Any = _log_intensities(shape, obs) if shape.normalized else simulated_counts(shape, obs)
     return ad.AnnData(values, obs=obs.drop(columns="condition"), var=_var(shape), uns={"stratum": shape.cell_context})
 
 

@@ -46,8 +46,10 @@ def compiled(function: Function) -> Function:
 
 
 def n_cores() -> int:
-    """Cores this process may use; on a cluster fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use; on a cluster fewer than the machine has, whether or not SLURM holds its jobs to theirs."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(cores, int(given)) if given.isdigit() and int(given) else cores
 
 
 def on_all_cores(function: Callable[[Item], object], items: Iterable[Item]) -> None:

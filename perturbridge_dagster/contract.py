@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CONTRACT_VERSION = "1.2"
+CONTRACT_VERSION = "1.3"
 """Version of this contract. A change of the first number breaks readers; of the second adds nullable fields."""
 
 Type = Literal["string", "bool", "int32", "int64", "float32", "float64"]
@@ -510,38 +510,144 @@ MATCHED_CONDITIONS = Table(
     ),
 )
 
-_AGREEMENT_METRICS = (
-    Field("n_genes", "int64", "Genes shared by both sides.", unit="genes", minimum=0),
-    Field("mean_abs_t", "float64", "Perturbation strength: mean |t| over shared genes, averaged over both sides.", nullable=True),
-    Field("spearman_logFC", "float64", "Spearman correlation of logFC.", nullable=True, minimum=-1, maximum=1),
-    Field(
-        "spearman_logFC_baseline",
-        "float64",
-        "The same against the mean of other compounds in the same context, dose and time, mean of both sides.",
-        nullable=True,
-        minimum=-1,
-        maximum=1,
+_LARGE = " and |logFC| > 0.2"
+
+OF_PAIRS = (
+    Field("n_genes", "int64", "Genes with values on both sides.", unit="genes", minimum=0),
+    Field("mean_abs_t", "float64", "Perturbation strength: mean of both sides' mean |t|.", nullable=True, minimum=0),
+    *(
+        Field(f"{side}_mean_abs_t", "float64", f"Mean |t| of the {side} signature over shared genes.", nullable=True, minimum=0)
+        for side in ("left", "right")
     ),
-    Field("spearman_logFC_delta", "float64", "Observed minus baseline, where both are defined.", nullable=True, minimum=-2, maximum=2),
-    Field(
-        "direction_agreement",
-        "float64",
-        "Share of genes significant on both sides whose logFC have one sign.",
-        nullable=True,
-        minimum=0,
-        maximum=1,
+    *(
+        field
+        for kind, further in (("p05", ""), ("p05_lfc02", _LARGE))
+        for field in (
+            Field(
+                f"n_shared_significant_{kind}", "int64", f"Genes with adjusted P < 0.05{further} on both sides.", unit="genes", minimum=0
+            ),
+            *(
+                Field(
+                    f"{side}_n_significant_{kind}",
+                    "int64",
+                    f"Shared genes with adjusted P < 0.05{further} in the {side} signature.",
+                    unit="genes",
+                    minimum=0,
+                )
+                for side in ("left", "right")
+            ),
+        )
     ),
-    Field("direction_agreement_baseline", "float64", "The same against the baseline centroid.", nullable=True, minimum=0, maximum=1),
-    Field("direction_agreement_delta", "float64", "Observed minus baseline, where both are defined.", nullable=True, minimum=-1, maximum=1),
-    Field("n_shared_significant", "int64", "Genes significant on both sides.", unit="genes", minimum=0),
-    Field("left_baseline_compounds", "int64", "Other compounds in the baseline of the left side; 0: it has none.", minimum=0),
-    Field("right_baseline_compounds", "int64", "Other compounds in the baseline of the right side; 0: it has none.", minimum=0),
+    *(
+        Field(f"{side}_baseline_compounds", "int64", f"Other compounds in the centroid of the {side} side; 0: it has none.", minimum=0)
+        for side in ("left", "right")
+    ),
 )
+"""What is said of a pair of signatures beside its scores."""
 
 AGREEMENT_CONDITIONS = Table(
     "agreement_conditions",
-    "One matched pair of conditions, scored.",
-    (*MATCHED_CONDITIONS.fields, *_AGREEMENT_METRICS),
+    "One matched pair of conditions: over how many genes it is compared, and how strong its perturbations are.",
+    (
+        *MATCHED_CONDITIONS.fields,
+        *OF_PAIRS,
+        Field("left_n_samples", "int64", "Samples of the left condition.", unit="samples", minimum=1),
+        Field(
+            "right_n_samples",
+            "int64",
+            "Samples of the right condition; the published tables count a match once for each pair of samples.",
+            unit="samples",
+            minimum=1,
+        ),
+    ),
+)
+
+METRIC_NAMES = (
+    "spearman_logFC",
+    "spearman_t",
+    "signed_overlap_t_top50",
+    "deg_spearman_p05",
+    "deg_spearman_p05_lfc02",
+    "direction_agreement_p05",
+    "direction_agreement_p05_lfc02",
+    "de_overlap_reference_n",
+    "de_overlap_top50",
+    "de_overlap_top100",
+    "de_overlap_top200",
+)
+"""Metrics of agreement; what each measures is said in ``agreement/metrics.py``."""
+
+GENE_UNIVERSES = ("pairwise", "global", "l1000")
+"""Over which genes a score is computed: those that both strata tested, those that every dataset with the cell context tested, or those
+of the first that L1000 measures."""
+
+BASELINES = ("source_centroid", "target_centroid", "source_peers", "target_peers")
+"""What a score is set beside: other compounds of the signature's own dataset (source) or of the other dataset (target), their mean
+(centroid) or each alone (peers)."""
+
+
+REPLICATE_BASELINES = ("source_centroid", "source_peers")
+"""The same of replicates, which have one dataset."""
+
+
+def _baseline_fields(baselines: tuple[str, ...]) -> tuple[Field, ...]:
+    """Baselines of a score: mean over both sides, difference, and the sides; of peers also how the score lies among theirs."""
+    of = {"source": "the signature's own dataset", "target": "the other dataset"}
+    fields = []
+    for name in baselines:
+        which, kind = name.split("_")
+        compared = f"other compounds of {of[which]} at the same dose and time"
+        what = f"the mean of {compared}" if kind == "centroid" else compared
+        scored = f"Score of a signature with {what}" + (", mean over these" if kind == "peers" else "")
+        fields += [
+            Field(name, "float64", f"{scored}; mean of the sides that have one.", nullable=True, minimum=-1, maximum=1),
+            Field(f"{name}_delta", "float64", f"Score minus {name}, where both are defined.", nullable=True, minimum=-2, maximum=2),
+        ]
+        for side in ("left", "right"):
+            fields.append(Field(f"{side}_{name}", "float64", f"{scored}: the {side} signature.", nullable=True, minimum=-1, maximum=1))
+            if kind == "peers":
+                first = f"{side}_{name}"
+                fields += [
+                    Field(f"{first}_sd", "float64", "Standard deviation over these peers (ddof 1).", nullable=True, minimum=0),
+                    Field(f"{first}_n", "int64", "Peers with a score.", minimum=0),
+                    Field(
+                        f"{first}_percentile",
+                        "float64",
+                        "Where the score lies among theirs: (1 + number below) / (peers + 1).",
+                        nullable=True,
+                        minimum=0,
+                        maximum=1,
+                    ),
+                    Field(
+                        f"{first}_p",
+                        "float64",
+                        "Empirical P value of the score: (1 + number at or above) / (peers + 1).",
+                        nullable=True,
+                        minimum=0,
+                        maximum=1,
+                    ),
+                ]
+    return tuple(fields)
+
+
+_SCORE = (
+    Field("metric", "string", "Metric of agreement.", allowed=METRIC_NAMES),
+    Field("gene_universe", "string", "Genes over which it is computed.", allowed=GENE_UNIVERSES),
+    Field(
+        "n_genes",
+        "int64",
+        "Genes that the score counts: values on both sides; significant genes of both sides for direction, of the side with fewer for the "
+        "other metrics of significant genes.",
+        unit="genes",
+        minimum=0,
+    ),
+    Field("score", "float64", "Agreement of the two sides.", nullable=True, minimum=-1, maximum=1),
+)
+
+AGREEMENT_SCORES = Table(
+    "agreement_scores",
+    "One metric of one matched pair of conditions over one set of genes, beside its baselines.",
+    (*MATCHED_CONDITIONS.fields, *_SCORE, *_baseline_fields(BASELINES)),
 )
 
 REPLICATE_PAIRS = Table(
@@ -557,7 +663,7 @@ REPLICATE_PAIRS = Table(
         Field("pert_time_h", "float64", "Time.", unit="h"),
         Field("left_contrast", "int32", "One replicate."),
         Field("right_contrast", "int32", "The other replicate."),
-        *_AGREEMENT_METRICS,
+        *OF_PAIRS,
         Field(
             "unmatched_spearman_logFC",
             "float64",
@@ -566,6 +672,29 @@ REPLICATE_PAIRS = Table(
             minimum=-1,
             maximum=1,
         ),
+    ),
+)
+
+REPLICATE_SCORES = Table(
+    "replicate_scores",
+    "One metric of one pair of replicates over one set of genes, beside its baselines.",
+    (
+        *(
+            REPLICATE_PAIRS[name]
+            for name in (
+                "dataset",
+                "stratum",
+                "right_stratum",
+                "cell_type",
+                "pubchem_cid",
+                "pert_dose_uM",
+                "pert_time_h",
+                "left_contrast",
+                "right_contrast",
+            )
+        ),
+        *_SCORE,
+        *_baseline_fields(REPLICATE_BASELINES),
     ),
 )
 
@@ -584,57 +713,108 @@ MATCHED_STRATA = Table(
 )
 
 
-def _means(metric: str, meaning: str, minimum: float) -> tuple[Field, ...]:
-    """Mean of one agreement metric over the rows of a unit, its baseline and difference, and both over the rows that have both."""
+_METRIC, _GENE_UNIVERSE = _SCORE[:2]
+
+
+def _mean_meanings(baselines: tuple[str, ...]) -> dict[str, str]:
+    """Quantities that a summary gives the mean of, with what each is; `baselines` are those beside the first, the published one."""
+    of = {"source": "each signature's own dataset", "target": "the other dataset"}
+    meanings = {
+        "observed": "Observed score",
+        "baseline": "Baseline: source_centroid, the score with the mean of other compounds of each signature's own dataset",
+        "delta": "Observed score minus baseline, where both are defined",
+        "paired_observed": "Observed score, where a baseline is defined",
+        "paired_baseline": "Baseline, where an observed score is defined",
+    }
+    for name in baselines:
+        which, kind = name.split("_")
+        compared = f"{'the mean of ' if kind == 'centroid' else ''}other compounds of {of[which]}"
+        meanings |= {name: f"Score with {compared}", f"{name}_delta": f"Observed score minus {name}, where both are defined"}
+        if kind == "peers":
+            meanings[f"{name}_percentile"] = f"Where the observed score lies among those with {compared}, from 0 to 1"
+    return meanings
+
+
+def _has_interval(name: str) -> bool:
+    """Whether a summary gives a mean its confidence interval."""
+    return name in ("observed", "baseline") or name.endswith("delta")
+
+
+_INTERVAL_METHODS = ("bca", "percentile", "degenerate", "not_estimable")
+
+
+def _interval(name: str, value: dict[str, Any]) -> tuple[Field, ...]:
+    """Ends of the confidence interval of a mean with the bounds `value`, and how it was made."""
     return (
-        Field(metric, "float64", f"{meaning}, mean over where it is defined.", nullable=True, minimum=minimum, maximum=1),
-        Field(f"{metric}_baseline", "float64", "Its baseline, mean over where that is defined.", nullable=True, minimum=minimum, maximum=1),
+        Field(f"{name}_low", "float64", f"Low end of the 95 % interval of {name}.", **value),
+        Field(f"{name}_high", "float64", f"High end of the 95 % interval of {name}.", **value),
         Field(
-            f"{metric}_delta",
-            "float64",
-            "Observed minus baseline, mean over where both are defined.",
-            nullable=True,
-            minimum=minimum - 1,
-            maximum=1 - minimum,
-        ),
-        Field(f"{metric}_paired", "float64", "Observed, mean over where both are defined.", nullable=True, minimum=minimum, maximum=1),
-        Field(
-            f"{metric}_paired_baseline", "float64", "Baseline, mean over where both are defined.", nullable=True, minimum=minimum, maximum=1
+            f"{name}_interval",
+            "string",
+            "How the interval was made, from resamples of compounds: bca; percentile: where an acceleration is undefined; "
+            "degenerate: all resamples are equal; not_estimable: fewer than two compounds, or too few resamples with a value.",
+            allowed=_INTERVAL_METHODS,
         ),
     )
 
 
-_UNIT_MEANS = (
-    Field("mean_abs_t", "float64", "Mean perturbation strength.", nullable=True, minimum=0),
-    *_means("spearman_logFC", "Spearman correlation of logFC", -1),
-    *_means("direction_agreement", "Share of genes significant on both sides whose logFC have one sign", 0),
+def _means(baselines: tuple[str, ...], over: str, *, intervals: bool = False) -> tuple[Field, ...]:
+    """Means of quantities over the rows (named `over`) in which each is defined, with their confidence intervals where asked."""
+    fields = []
+    for name, meaning in _mean_meanings(baselines).items():
+        low, high = (-2, 2) if name.endswith("delta") else (0, 1) if name.endswith("percentile") else (-1, 1)
+        value: dict[str, Any] = {"nullable": True, "minimum": low, "maximum": high}
+        fields.append(Field(name, "float64", f"{meaning}; mean over {over} that have it.", **value))
+        if intervals and _has_interval(name):
+            fields += _interval(name, value)
+    return tuple(fields)
+
+
+_UNIT_MATCHED_BY = (
+    _GENE_UNIVERSE,
+    _METRIC,
+    Field("pubchem_cid", "int64", "PubChem compound id.", minimum=1),
+    Field("cell_type", "string", "Cell-context id."),
+    Field("pert_time_h", "float64", "Time.", unit="h", minimum=0),
+)
+_UNMATCHED = Field(
+    "unmatched",
+    "float64",
+    "Score of replicates of different compounds on one plate, mean over what has it; null for metrics that have none.",
+    nullable=True,
+    minimum=-1,
+    maximum=1,
 )
 
 AGREEMENT_UNITS = Table(
     "agreement_units",
-    "One compound, cell context and time of two datasets: means over matched doses.",
+    "One compound, cell context and time of two datasets by one metric and gene universe: means over matched doses.",
     (
         Field("left_dataset", "string", "Left dataset."),
         Field("right_dataset", "string", "Right dataset."),
-        Field("pubchem_cid", "int64", "PubChem compound id.", minimum=1),
-        Field("cell_type", "string", "Cell-context id."),
-        Field("pert_time_h", "float64", "Time.", unit="h", minimum=0),
+        *_UNIT_MATCHED_BY,
         Field("n_conditions", "int64", "Matched pairs of conditions.", minimum=1),
-        *_UNIT_MEANS,
+        *_means(BASELINES[1:], "matched doses"),
+    ),
+)
+
+REPLICATE_CONDITIONS = Table(
+    "replicate_conditions",
+    "One condition of a dataset by one metric and gene universe: means over its pairs of replicates.",
+    (
+        Field("dataset", "string", "Dataset id."),
+        *_UNIT_MATCHED_BY,
+        Field("pert_dose_uM", "float64", "Dose.", unit="µM"),
+        Field("n_pairs", "int64", "Pairs of replicates.", minimum=1),
+        *_means(REPLICATE_BASELINES[1:], "pairs"),
+        _UNMATCHED,
     ),
 )
 
 
-def _summary(units: str, unit: str) -> tuple[Field, ...]:
-    """Fields of a summary: numbers of units (named `units`, each a `unit`) and compounds, and means over units."""
+def _summary(units: str, unit: str, baselines: tuple[str, ...]) -> tuple[Field, ...]:
+    """Fields of a summary: numbers of units (named `units`, each a `unit`) and compounds, and means over units with intervals."""
     counted = (("", "in all"), ("_observed", "with an observed score"), ("_baseline", "with a baseline"), ("_paired", "with both"))
-    values = {
-        "observed": "Observed score, mean over units that have it.",
-        "baseline": "Baseline, mean over units that have it.",
-        "delta": "Observed minus baseline, mean over units that have both; equals paired_observed minus paired_baseline.",
-        "paired_observed": "Observed score, mean over units that have both.",
-        "paired_baseline": "Baseline, mean over units that have both.",
-    }
     return (
         *(
             field
@@ -644,46 +824,330 @@ def _summary(units: str, unit: str) -> tuple[Field, ...]:
                 Field(f"n_compounds{suffix}", "int64", f"Distinct compounds {which}.", minimum=0),
             )
         ),
-        *(
-            Field(name, "float64", meaning, nullable=True, minimum=-2 if name == "delta" else -1, maximum=2 if name == "delta" else 1)
-            for name, meaning in values.items()
-        ),
+        *_means(baselines, "units", intervals=True),
     )
 
 
-_METRIC = Field("metric", "string", "Metric of agreement.", allowed=("spearman_logFC", "direction_agreement"))
 _SUMMARISED_CONTEXT = Field("cell_type", "string", "Cell-context id; null for all together.", nullable=True)
+_SUMMARY_OF_PAIR = (
+    Field("left_dataset", "string", "Left dataset."),
+    Field("right_dataset", "string", "Right dataset."),
+    _SUMMARISED_CONTEXT,
+    _GENE_UNIVERSE,
+    _METRIC,
+    Field("n_conditions", "int64", "Matched pairs of conditions.", minimum=1),
+    *_summary("n_units", "a compound, cell context and time", BASELINES[1:]),
+)
 
 AGREEMENT_SUMMARY = Table(
-    "agreement_summary",
-    "Agreement of two datasets by one metric, over all or in one cell context.",
-    (
-        Field("left_dataset", "string", "Left dataset."),
-        Field("right_dataset", "string", "Right dataset."),
-        _SUMMARISED_CONTEXT,
-        _METRIC,
-        Field("n_conditions", "int64", "Matched pairs of conditions.", minimum=1),
-        *_summary("n_units", "a compound, cell context and time"),
-    ),
+    "agreement_summary", "Agreement of two datasets by one metric and gene universe, over all or in one cell context.", _SUMMARY_OF_PAIR
 )
 
 REPLICATE_SUMMARY = Table(
     "replicate_summary",
-    "Agreement of the replicates of a dataset by one metric, over all or in one cell context.",
+    "Agreement of the replicates of a dataset by one metric and gene universe, over all or in one cell context.",
     (
         Field("dataset", "string", "Dataset id."),
         _SUMMARISED_CONTEXT,
+        _GENE_UNIVERSE,
         _METRIC,
         Field("n_pairs", "int64", "Pairs of replicates.", minimum=1),
-        *_summary("n_conditions", "a compound, cell context, time and dose"),
-        Field(
-            "unmatched",
-            "float64",
-            "Mean Spearman correlation of replicates of different compounds on one plate; null for other metrics.",
-            nullable=True,
-            minimum=-1,
-            maximum=1,
-        ),
+        *_summary("n_conditions", "a compound, cell context, time and dose", REPLICATE_BASELINES[1:]),
+        _UNMATCHED,
+    ),
+)
+
+POSITIVES = ("matched_condition", "dose_aware", "same_compound")
+"""Kinds of positives of a query: the conditions it is matched with; those of the same compound at about the same dose, or the nearest;
+those of the same compound at any dose."""
+
+RECALL_AT = (1, 5, 10)
+
+_DIRECTION = Field(
+    "direction", "string", "From the dataset of the queries to that of the candidates.", allowed=("left_to_right", "right_to_left")
+)
+_RETRIEVED_BY = (
+    Field("representation", "string", "What stands for a signature.", allowed=("logFC", "t", "signed_significance")),
+    Field("similarity", "string", "By what candidates are ranked.", allowed=("euclidean", "cosine", "spearman")),
+    Field("positives", "string", "Which candidates are to be found.", allowed=POSITIVES),
+)
+_SHARE: dict[str, Any] = {"nullable": True, "minimum": 0, "maximum": 1}
+_DIFFERENCE: dict[str, Any] = {"nullable": True, "minimum": -1, "maximum": 1}
+_RANK_SCORES = (
+    Field("normalised_rank", "float64", "How far up the best positive stands: 1 first, 0 last.", **_SHARE),
+    Field("expected_normalised_rank", "float64", "What random order gives, with as many positives.", **_SHARE),
+    Field("above_expected", "float64", "normalised_rank minus expected_normalised_rank.", **_DIFFERENCE),
+    Field("auroc", "float64", "Share of pairs of a positive and a negative in which the positive is more similar; ties half.", **_SHARE),
+    Field(
+        "centroid_normalised_rank",
+        "float64",
+        "How far up the mean of other compounds of the query's own stratum, dose and time stands among the candidates; null where there "
+        "is none.",
+        **_SHARE,
+    ),
+    Field("centroid_delta", "float64", "normalised_rank minus centroid_normalised_rank.", **_DIFFERENCE),
+    *(
+        field
+        for k in RECALL_AT
+        for field in (
+            Field(f"recall_at_{k}", "float64", f"Whether a positive is among the first {k}: 1 or 0.", **_SHARE),
+            Field(f"expected_recall_at_{k}", "float64", "What random order gives.", **_SHARE),
+        )
+    ),
+)
+_QUERY = (
+    Field("query_stratum", "string", "Stratum of the query."),
+    Field("query_contrast", "int32", "Query: a contrast in its stratum.", minimum=0),
+    Field("pubchem_cid", "int64", "PubChem compound id of the query.", minimum=1),
+    Field("pert_dose_uM", "float64", "Dose of the query.", unit="µM"),
+    *_RETRIEVED_BY,
+    Field("n_candidates", "int64", "Candidates, the query not among them.", minimum=2),
+    Field("n_positives", "int64", "Of these, positives.", minimum=1),
+    Field("best_rank", "int64", "1 + candidates strictly more similar than the best positive.", minimum=1),
+    Field("p", "float64", "Probability of this best rank or a better one in random order.", minimum=0, maximum=1),
+    Field("centroid_rank", "int64", "Rank of that mean among the candidates and itself.", nullable=True, minimum=1),
+    *_RANK_SCORES,
+)
+_POOL_OUTCOME = (
+    Field("n_shared_genes", "int64", "Genes that all strata tested; null where nothing was read.", unit="genes", nullable=True, minimum=0),
+    Field(
+        "n_genes",
+        "int64",
+        "Of these, genes with logFC, t and adjusted P in every condition: those that count.",
+        unit="genes",
+        nullable=True,
+        minimum=0,
+    ),
+    Field(
+        "outcome",
+        "string",
+        "scored, or why not.",
+        allowed=("scored", "too_few_conditions", "too_few_compounds", "too_few_genes"),
+    ),
+)
+_CONTEXT_TIME = (Field("cell_type", "string", "Cell-context id."), Field("pert_time_h", "float64", "Time.", unit="h", minimum=0))
+_DATASETS = (Field("left_dataset", "string", "Left dataset."), Field("right_dataset", "string", "Right dataset."))
+
+RETRIEVAL_QUERIES = Table(
+    "retrieval_queries",
+    "What one condition of a dataset finds among those of another in the same cell context and time.",
+    (*_DATASETS, _DIRECTION, *_CONTEXT_TIME, *_QUERY),
+)
+
+RETRIEVAL_POOLS = Table(
+    "retrieval_pools",
+    "One cell context and time in which the conditions of one dataset search among those of another, or why they do not.",
+    (
+        *_DATASETS,
+        _DIRECTION,
+        *_CONTEXT_TIME,
+        Field("n_query_conditions", "int64", "Conditions on the side of the queries.", minimum=0),
+        Field("n_query_compounds", "int64", "Their distinct compounds.", minimum=0),
+        Field("n_target_conditions", "int64", "Conditions on the side that is searched.", minimum=0),
+        Field("n_target_compounds", "int64", "Their distinct compounds.", minimum=0),
+        *_POOL_OUTCOME,
+    ),
+)
+
+_MEAN_RANKS = tuple(replace(field, meaning=f"{field.meaning.rstrip('.')}; mean over queries.") for field in _RANK_SCORES)
+_RANK_INTERVALS = ("normalised_rank", "above_expected", "auroc", "centroid_normalised_rank", "centroid_delta", "recall_at_1")
+_RANK_SUMMARY = (
+    Field("n_strata", "int64", "Cell contexts and times, in each direction.", minimum=1),
+    Field("n_queries", "int64", "Queries.", minimum=1),
+    Field("n_compounds", "int64", "Distinct compounds of the queries.", minimum=1),
+    *(
+        summarised
+        for field in _RANK_SCORES
+        for summarised in (
+            replace(field, meaning=f"{field.meaning.rstrip('.')}; mean over strata of the mean over queries."),
+            *(_interval(field.name, _SHARE | {"minimum": field.minimum}) if field.name in _RANK_INTERVALS else ()),
+        )
+    ),
+)
+
+RETRIEVAL_STRATA = Table(
+    "retrieval_strata",
+    "Retrieval in one direction, cell context and time of two datasets: means over queries.",
+    (
+        *_DATASETS,
+        _DIRECTION,
+        *_CONTEXT_TIME,
+        *_RETRIEVED_BY,
+        Field("n_queries", "int64", "Queries.", minimum=1),
+        Field("n_compounds", "int64", "Their distinct compounds.", minimum=1),
+        Field("n_candidates", "float64", "Mean number of candidates.", minimum=2),
+        Field("n_positives", "float64", "Mean number of positives.", minimum=1),
+        *_MEAN_RANKS,
+    ),
+)
+
+RETRIEVAL_PAIR = Table(
+    "retrieval_pair",
+    "Retrieval between two datasets, over all or in one direction or cell context: mean over directions of the mean over strata.",
+    (
+        *_DATASETS,
+        replace(_DIRECTION, meaning="Direction; null for both together.", nullable=True),
+        _SUMMARISED_CONTEXT,
+        *_RETRIEVED_BY,
+        *_RANK_SUMMARY,
+    ),
+)
+
+REPLICATE_RETRIEVAL_QUERIES = Table(
+    "replicate_retrieval_queries",
+    "What one replicate finds among all other replicates of its dataset in the same cell context and time.",
+    (Field("dataset", "string", "Dataset id."), *_CONTEXT_TIME, *_QUERY),
+)
+
+REPLICATE_RETRIEVAL_POOLS = Table(
+    "replicate_retrieval_pools",
+    "One cell context and time in which the replicates of a dataset search among each other, or why they do not.",
+    (
+        Field("dataset", "string", "Dataset id."),
+        *_CONTEXT_TIME,
+        Field("n_replicates", "int64", "Replicates.", minimum=0),
+        Field("n_conditions", "int64", "Their conditions.", minimum=0),
+        Field("n_compounds", "int64", "Their distinct compounds.", minimum=0),
+        Field("n_compounds_with_replicates", "int64", "Of these, compounds of which a condition has two replicates.", minimum=0),
+        *_POOL_OUTCOME,
+    ),
+)
+
+REPLICATE_RETRIEVAL_SUMMARY = Table(
+    "replicate_retrieval_summary",
+    "Retrieval among the replicates of a dataset, over all or in one cell context: mean over strata of the mean over queries.",
+    (Field("dataset", "string", "Dataset id."), _SUMMARISED_CONTEXT, *_RETRIEVED_BY, *_RANK_SUMMARY),
+)
+
+REPLICATE_SUPPORT = Table(
+    "replicate_support",
+    "What is kept of the replicates of a dataset when only compounds and cell contexts count that other datasets have.",
+    (
+        Field("dataset", "string", "Dataset id."),
+        Field("supporting_datasets", "string", "The other datasets that were asked, joined by semicolons."),
+        Field("n_conditions", "int64", "Conditions with replicates.", minimum=0),
+        Field("n_compounds", "int64", "Their distinct compounds.", minimum=0),
+        Field("n_kept_conditions", "int64", "Of the conditions, those kept.", minimum=0),
+        Field("n_kept_compounds", "int64", "Of the compounds, those kept.", minimum=0),
+    ),
+)
+
+AGREEMENT_STRENGTH = Table(
+    "agreement_strength",
+    "How agreement goes with the strength of the perturbation: rank correlation over matched pairs of conditions.",
+    (
+        Field("left_dataset", "string", "Left dataset; null for all pairs together.", nullable=True),
+        Field("right_dataset", "string", "Right dataset; null for all pairs together.", nullable=True),
+        _GENE_UNIVERSE,
+        _METRIC,
+        Field("n_conditions", "int64", "Matched pairs of conditions with a score.", minimum=0),
+        Field("n_compounds", "int64", "Their distinct compounds.", minimum=0),
+        Field("spearman", "float64", "Spearman correlation of mean |t| and score.", **_DIFFERENCE),
+        *_interval("spearman", _DIFFERENCE),
+    ),
+)
+
+AGREEMENT_VARIANTS = {
+    "all": "Every match, as the dataset pairs themselves have it.",
+    "ten_compounds": "Cell contexts and times in which two datasets share ten compounds or more.",
+    "published": "Of these, between the two phases of L1000, what another pair of datasets has too: cell context or compound.",
+    "published_with_bridges": "The published ones, and of Tahoe-100M and sci-Plex with L1000 the best dropped context.",
+    "dose_equal": "Matches whose doses are equal.",
+    "dose_within_2": "Matches whose doses differ by a factor of two at most.",
+    "dose_within_3": "Matches whose doses differ by a factor of three at most.",
+    "dose_within_10": "Matches whose doses differ by a factor of ten at most.",
+    "z_scores": "Every match, each gene as its z score over all contrasts of a dataset in a cell context.",
+}
+"""Named options that say which matches count, or how genes are scaled → what each means."""
+
+_VARIANT = Field("variant", "string", "Named option: which matches count, or how genes are scaled.", allowed=tuple(AGREEMENT_VARIANTS))
+
+AGREEMENT_VARIANT_SUMMARY = Table(
+    "agreement_variant_summary",
+    "Agreement of two datasets by one metric under a named option, over all cell contexts.",
+    (_VARIANT, *_SUMMARY_OF_PAIR),
+)
+
+AGREEMENT_VARIANT_REPORT = Table(
+    "agreement_variant_report",
+    "What a named option kept and dropped of one cell context and time of two datasets.",
+    (
+        _VARIANT,
+        Field("left_dataset", "string", "Left dataset."),
+        Field("right_dataset", "string", "Right dataset."),
+        Field("cell_type", "string", "Cell-context id."),
+        Field("pert_time_h", "float64", "Time.", unit="h", minimum=0),
+        Field("n_compounds", "int64", "Distinct compounds matched.", minimum=1),
+        Field("n_matches", "int64", "Matched pairs of conditions.", minimum=1),
+        Field("n_compounds_kept", "int64", "Of the compounds, those kept.", minimum=0),
+        Field("n_matches_kept", "int64", "Of the matches, those kept.", minimum=0),
+    ),
+)
+
+DATASET_OVERLAPS = Table(
+    "dataset_overlaps",
+    "What two datasets share under a named option; a dataset beside itself: conditions with replicates.",
+    (
+        _VARIANT,
+        Field("left_dataset", "string", "Left dataset."),
+        Field("right_dataset", "string", "Right dataset; the left one itself for replicates."),
+        Field("n_sample_pairs", "int64", "Pairs of samples of the matched conditions; pairs of replicates.", minimum=0),
+        Field("n_conditions", "int64", "Matched pairs of conditions; conditions with replicates.", minimum=0),
+        Field("n_compounds", "int64", "Distinct compounds.", minimum=0),
+        Field("n_cell_contexts", "int64", "Distinct cell contexts.", minimum=0),
+        Field("n_units", "int64", "Compounds in a cell context at a time.", minimum=0),
+        Field("n_strata", "int64", "Cell contexts at a time.", minimum=0),
+        Field("median_dose_fold", "float64", "Median factor between matched doses.", nullable=True, minimum=1),
+        Field("largest_dose_fold", "float64", "Largest factor between matched doses.", nullable=True, minimum=1),
+    ),
+)
+
+AGREEMENT_SURVIVING = Table(
+    "agreement_surviving",
+    "How many scores of two datasets are left where each has to count a minimum of genes.",
+    (
+        Field("left_dataset", "string", "Left dataset."),
+        Field("right_dataset", "string", "Right dataset."),
+        _GENE_UNIVERSE,
+        _METRIC,
+        Field("minimum_genes", "int64", "Fewest genes that a score counts.", unit="genes", minimum=0),
+        Field("n_scores", "int64", "Scores left.", minimum=0),
+        Field("n_units", "int64", "Compounds in a cell context at a time with a score left.", minimum=0),
+        Field("n_compounds", "int64", "Distinct compounds with a score left.", minimum=0),
+        Field("mean_score", "float64", "Mean of the scores left.", nullable=True, minimum=-1, maximum=1),
+    ),
+)
+
+_TABLE_VALUES = tuple(
+    Field(f"{name}{suffix}", "float64", f"{what} of {name}.", nullable=True, minimum=-bound, maximum=bound)
+    for name, bound in (("observed", 1), ("baseline", 1), ("delta", 2))
+    for suffix, what in (("", "Mean"), ("_low", "Low end of the 95 % interval"), ("_high", "High end of the 95 % interval"))
+)
+
+AGREEMENT_TABLE = Table(
+    "agreement_table",
+    "One row of a table of the paper, as it counts and averages: Tables 4 to 6 and 9, one pair of datasets.",
+    (
+        _VARIANT,
+        Field("left_dataset", "string", "Left dataset."),
+        Field("right_dataset", "string", "Right dataset."),
+        Field("metric", "string", "Metric of agreement, or of retrieval."),
+        Field("n_first", "int64", "First count of the paper: compounds with an observed score.", minimum=0),
+        Field("n_second", "int64", "Second count: compounds with a baseline; queries in Table 9.", minimum=0),
+        *_TABLE_VALUES,
+    ),
+)
+
+REPLICATE_TABLE = Table(
+    "replicate_table",
+    "One row of a table of the paper, as it counts and averages: Tables 7, 8 and 10, the replicates of one dataset.",
+    (
+        _VARIANT,
+        Field("dataset", "string", "Dataset id."),
+        Field("metric", "string", "Metric of agreement."),
+        Field("n_first", "int64", "First count of the paper: compounds with an observed score.", minimum=0),
+        Field("n_second", "int64", "Second count: conditions with replicates.", minimum=0),
+        *_TABLE_VALUES,
     ),
 )
 
@@ -784,6 +1248,43 @@ COVERAGE = Table(
             allowed=("current", "missing", "stale", "failed", "unaccepted", "waiting"),
         ),
         Field("reason", "string", "Why, where there is something to say.", nullable=True),
+    ),
+)
+
+RESOURCE_REPORT = Table(
+    "resource_report",
+    "What a stage asked of machines for a dataset, and what it used: current outputs, and every SLURM job that was ever sent for them.",
+    (
+        Field("stage", "string", "Stage."),
+        Field("dataset", "string", "Dataset, or corpus; pairs of datasets are together."),
+        Field("outputs", "int64", "Current outputs: strata of effects, pairs, or one.", minimum=0),
+        Field("output_bytes", "int64", "Size of the outputs.", unit="bytes", minimum=0, nullable=True),
+        Field("jobs", "int64", "SLURM jobs that made them or failed to; 0 where all were computed on Dagster's machine.", minimum=0),
+        Field("failed_share", "float64", "Share of these jobs that failed.", nullable=True, minimum=0, maximum=1),
+        Field("retried_share", "float64", "Share of what jobs made that took more than one job.", nullable=True, minimum=0, maximum=1),
+        Field("cpus_asked", "int64", "Most CPUs that a job asked for.", nullable=True, minimum=1),
+        Field("memory_asked_median", "float64", "Memory that jobs asked for, median.", unit="GiB", nullable=True, minimum=0),
+        Field("memory_asked_max", "float64", "Memory that jobs asked for, most.", unit="GiB", nullable=True, minimum=0),
+        Field(
+            "memory_used_median",
+            "float64",
+            "Peak memory of the process while it made an output, median.",
+            unit="GiB",
+            nullable=True,
+            minimum=0,
+        ),
+        Field("memory_used_max", "float64", "Peak memory of an output, or of a job by sacct, most.", unit="GiB", nullable=True, minimum=0),
+        Field("hours_asked_max", "float64", "Longest time limit of a job.", unit="h", nullable=True, minimum=0),
+        Field("hours_used_max", "float64", "Longest time of an output, or of a job by sacct.", unit="h", nullable=True, minimum=0),
+        Field(
+            "job_hours",
+            "float64",
+            "Time that jobs ran, start and failed ones included; a job of several datasets counts in parts.",
+            unit="h",
+            minimum=0,
+        ),
+        Field("compute_hours", "float64", "Time that making the current outputs took.", unit="h", minimum=0),
+        Field("cpu_hours", "float64", "Time of all CPUs while these were made.", unit="h", minimum=0),
     ),
 )
 
@@ -952,10 +1453,27 @@ TABLES = (
     MATCHED_CONDITIONS,
     MATCHED_STRATA,
     AGREEMENT_CONDITIONS,
+    AGREEMENT_SCORES,
     AGREEMENT_UNITS,
     AGREEMENT_SUMMARY,
     REPLICATE_PAIRS,
+    REPLICATE_SCORES,
     REPLICATE_SUMMARY,
+    RETRIEVAL_POOLS,
+    RETRIEVAL_QUERIES,
+    RETRIEVAL_STRATA,
+    RETRIEVAL_PAIR,
+    REPLICATE_RETRIEVAL_POOLS,
+    REPLICATE_RETRIEVAL_QUERIES,
+    REPLICATE_RETRIEVAL_SUMMARY,
+    REPLICATE_SUPPORT,
+    AGREEMENT_STRENGTH,
+    DATASET_OVERLAPS,
+    AGREEMENT_VARIANT_SUMMARY,
+    AGREEMENT_VARIANT_REPORT,
+    AGREEMENT_SURVIVING,
+    AGREEMENT_TABLE,
+    REPLICATE_TABLE,
     CORPUS,
     CORPUS_CONDITIONS,
     CORPUS_READOUTS,
@@ -964,6 +1482,7 @@ TABLES = (
     COMPOUND_EMBEDDINGS,
     NEIGHBOURS,
     COVERAGE,
+    RESOURCE_REPORT,
     PUBLISHED_COMPARISON,
     PUBLISHED_STRATA,
     PUBLISHED_GENES,

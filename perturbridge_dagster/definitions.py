@@ -14,6 +14,7 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from assets import agreement, effects, overview, published, representation, sources  # noqa: E402 - after the filter
 from assets.checks import stage_checks  # noqa: E402
+from assets.orphans import orphaned_jobs  # noqa: E402
 from assets.sensors import ALL_JOBS, stale_strata  # noqa: E402
 from perturbridge_dagster.home import default_home  # noqa: E402
 from resources.compute import Compute  # noqa: E402
@@ -27,6 +28,7 @@ STAGE_ASSETS = (
     agreement.matched_conditions,
     agreement.cross_dataset_agreement,
     agreement.replicate_agreement,
+    agreement.compendium_agreement,
     published.published_comparison,
     representation.training_corpus,
     representation.compound_embeddings,
@@ -46,10 +48,10 @@ def build_definitions(*, home: Path | None = None, resources: Mapping[str, Any] 
     """
     home = home or default_home()
     return dg.Definitions(
-        assets=[*STAGE_ASSETS, overview.coverage, overview.catalog],
+        assets=[*STAGE_ASSETS, overview.coverage, overview.resource_report, overview.catalog],
         asset_checks=[*(stage_checks(asset) for asset in STAGE_ASSETS), overview.complete],
         jobs=ALL_JOBS,
-        sensors=[stale_strata],
+        sensors=[stale_strata, orphaned_jobs],
         resources={"store": Store(home=str(home)), "compute": Compute(home=str(home)), **(resources or {})},
         # payloads do the work, so steps of a run need no processes of their own
         executor=dg.in_process_executor,

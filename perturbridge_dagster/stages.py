@@ -99,7 +99,7 @@ _STAGES = (
         (
             Check("values", True, "log fold changes are finite, P values lie in [0, 1], and tables agree in size and in genes."),
             Check("estimable", False, "Contrasts whose condition shares no chain of plates with its controls are named."),
-            Check("gene_support", False, "The gene filter asks for two samples or more; says how many tested genes have little support."),
+            Check("gene_support", False, "Few tested genes have little support: under 2 samples, or 2 %, above the filter's cut-off."),
         ),
     ),
     Stage(
@@ -109,34 +109,49 @@ _STAGES = (
         (
             Check("values", True, "log fold changes are finite, P values lie in [0, 1], and tables agree in size and in genes."),
             Check("estimable", False, "Contrasts whose replicate shares no chain of plates with its controls are named."),
-            Check("gene_support", False, "The gene filter asks for two samples or more; says how many tested genes have little support."),
+            Check("gene_support", False, "Few tested genes have little support: under 2 samples, or 2 %, above the filter's cut-off."),
         ),
     ),
     Stage(
         "matched_conditions",
         "agreement/matched",
-        "1",
+        "2",
         (
             Check(
                 "matching", True, "Matched conditions agree in compound, cell context and time and lie within the dose gap, each pair once."
             ),
-            Check("overlap", False, "The two datasets share conditions."),
+            Check("overlap", False, "Conditions match where both datasets measured a compound; where they cannot, says why."),
         ),
         light=True,
     ),
     Stage(
         "cross_dataset_agreement",
         "agreement/cross_dataset",
-        "1",
-        (Check("scores", True, "Every metric lies in its range and every matched pair is scored once."),),
+        "2",
+        (
+            Check("scores", True, "Every metric lies in its range and every match is scored once by each."),
+            Check("intervals", True, "Means, counts and intervals of the summaries fit each other; missing intervals say why."),
+            Check("enough_compounds", False, "Enough compounds stand behind the mean of every metric that has one."),
+        ),
     ),
     Stage(
         "replicate_agreement",
         "agreement/replicates",
+        "2",
+        (
+            Check("scores", True, "Every metric lies in its range and every pair of replicates is scored once by each."),
+            Check("intervals", True, "Means, counts and intervals of the summaries fit each other; missing intervals say why."),
+            Check("replicates_agree", False, "Replicates of a condition agree more than replicates of different compounds."),
+        ),
+    ),
+    Stage(
+        "compendium_agreement",
+        "agreement/compendium",
         "1",
         (
-            Check("scores", True, "Every metric lies in its range and every pair of replicates is scored once."),
-            Check("replicates_agree", False, "Replicates of a condition agree more than replicates of different compounds."),
+            Check("scores", True, "Every metric lies in its range and every match is scored once by each, over each set of genes."),
+            Check("intervals", True, "Means, counts and intervals of the summaries fit each other; missing intervals say why."),
+            Check("options", True, "What a named option kept and what it dropped add up to what was matched."),
         ),
     ),
     Stage(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -267,10 +268,14 @@ def read_parquet(path: Path, stage: str | Sequence[str], columns: list[str] | No
 
 def write_h5ad(path: Path, samples: ad.AnnData, stamp: Stamp) -> None:
     """Write a stamped h5ad file, whole. `samples` is left as it was."""
-    stamped = samples.copy()
-    stamped.uns[STAMP_KEY] = stamp.to_json()
+    import anndata as ad
+    import h5py
+
     with written_whole(path) as aside:
-        stamped.write_h5ad(aside, compression="lzf")
+        samples.write_h5ad(aside, compression="lzf")
+        # put into the file afterwards: a copy of the samples would take their memory twice
+        with h5py.File(aside, "r+") as file:
+            ad.io.write_elem(file["uns"], STAMP_KEY, stamp.to_json())
 
 
 def read_h5ad(path: Path, stage: str | Sequence[str], *, backed: bool = False) -> ad.AnnData:
@@ -307,6 +312,9 @@ def _digest_frame(frame: pd.DataFrame, update: Callable[[bytes], None]) -> None:
             update("\x1f".join(str(value) for value in column[~missing]).encode())
 
 
+_HASHED_BYTES = 2**24
+
+
 def content_checksum(samples: ad.AnnData) -> str:
     """SHA-256 of what an AnnData says: obs, var and X, independent of file bytes and of the stamp.
 
@@ -326,10 +334,14 @@ def content_checksum(samples: ad.AnnData) -> str:
         matrix = matrix.tocsr()
         if not matrix.has_sorted_indices:
             matrix = matrix.sorted_indices()
-        parts: Iterable[Any] = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data)
+        # which integers a matrix has for indices depends on its size
+        parts: Iterable[Any] = ((matrix.indptr, np.dtype(np.int64)), (matrix.indices, np.dtype(np.int64)), (matrix.data, matrix.dtype))
     else:
-        parts = (np.ascontiguousarray(matrix),)
-    for part in parts:
-        digest.update(f"\x1d{part.dtype.str}{part.shape}".encode())
-        digest.update(np.ascontiguousarray(part).tobytes())
+        parts = ((matrix, matrix.dtype),)
+    for part, dtype in parts:
+        digest.update(f"\x1d{dtype.str}{part.shape}".encode())
+        # some rows at a time: converted whole, a matrix of real size would take its memory again
+        n_rows = max(_HASHED_BYTES // (dtype.itemsize * max(math.prod(part.shape[1:]), 1)), 1)
+        for start in range(0, len(part), n_rows):
+            digest.update(np.ascontiguousarray(part[start : start + n_rows], dtype).tobytes())
     return digest.hexdigest()

@@ -34,9 +34,32 @@ _TABLES = {
     "replicate_tiles": ("replicate_effects", "effects.parquet"),
     "matched_conditions": ("matched_conditions", "matched.parquet"),
     "agreement_conditions": ("cross_dataset_agreement", "conditions.parquet"),
+    "agreement_scores": ("cross_dataset_agreement", "scores.parquet"),
+    "agreement_units": ("cross_dataset_agreement", "units.parquet"),
+    "agreement_cell_contexts": ("cross_dataset_agreement", "cell_contexts.parquet"),
     "agreement_pairs": ("cross_dataset_agreement", "pair.parquet"),
+    "agreement_strength": ("cross_dataset_agreement", "strength.parquet"),
+    "retrieval_queries": ("cross_dataset_agreement", "retrieval_queries.parquet"),
+    "retrieval_pools": ("cross_dataset_agreement", "retrieval_pools.parquet"),
+    "retrieval_strata": ("cross_dataset_agreement", "retrieval_strata.parquet"),
+    "retrieval_pairs": ("cross_dataset_agreement", "retrieval_pair.parquet"),
     "replicate_pairs": ("replicate_agreement", "pairs.parquet"),
+    "replicate_scores": ("replicate_agreement", "scores.parquet"),
+    "replicate_conditions": ("replicate_agreement", "conditions.parquet"),
+    "replicate_cell_contexts": ("replicate_agreement", "cell_contexts.parquet"),
     "replicate_datasets": ("replicate_agreement", "dataset.parquet"),
+    "replicate_retrieval_queries": ("replicate_agreement", "retrieval_queries.parquet"),
+    "replicate_retrieval_pools": ("replicate_agreement", "retrieval_pools.parquet"),
+    "replicate_retrieval_datasets": ("replicate_agreement", "retrieval_dataset.parquet"),
+    "compendium_scores": ("compendium_agreement", "scores.parquet"),
+    "compendium_pairs": ("compendium_agreement", "pairs.parquet"),
+    "compendium_cell_contexts": ("compendium_agreement", "cell_contexts.parquet"),
+    "compendium_overlaps": ("compendium_agreement", "overlaps.parquet"),
+    "compendium_options": ("compendium_agreement", "variants.parquet"),
+    "compendium_options_kept": ("compendium_agreement", "variant_report.parquet"),
+    "compendium_surviving": ("compendium_agreement", "surviving.parquet"),
+    "compendium_replicate_support": ("compendium_agreement", "replicate_support.parquet"),
+    **{f"paper_table_{number}": ("compendium_agreement", f"table_{number}.parquet") for number in range(4, 11)},
     "published_comparison": ("published_comparison", "comparison.parquet"),
     "published_strata": ("published_comparison", "strata.parquet"),
     "published_genes": ("published_comparison", "genes.parquet"),
@@ -65,9 +88,9 @@ EXAMPLES = {
         "FROM condition_effects WHERE symbol = 'HMOX1' AND adj_p_within < 0.05 ORDER BY logFC DESC LIMIT 20;"
     ),
     "How well two datasets agree": (
-        "SELECT left_dataset, right_dataset, cell_type, count(*) AS conditions, avg(spearman_logFC) AS spearman,\n"
-        "       avg(direction_agreement) AS direction\n"
-        "FROM agreement_conditions GROUP BY ALL ORDER BY ALL;"
+        "SELECT left_dataset, right_dataset, n_compounds_observed AS compounds, observed, observed_low, observed_high, delta,\n"
+        "       target_peers_delta\n"
+        "FROM agreement_pairs WHERE metric = 'direction_agreement_p05' ORDER BY observed DESC;"
     ),
 }
 """Words → query; shown with the catalog and run by its test."""

@@ -1,16 +1,14 @@
 """The compute seam: requests in, outcomes out, wherever they run.
 
 An asset calls ``compute.ensure(context, task, requests)`` and gets one outcome a request. Verified outputs are adopted; only what
-is missing is computed, all of it in one payload. Backends differ in where the payload runs, never in what it is: ``local`` runs it
-as a subprocess under Dagster Pipes, so that terminating the run ends it. Light tasks run in the Dagster process itself. Belongs
-here: choosing, starting and supervising payloads. Does not belong here: what a request is (``perturbridge_dagster/payloads``).
+is missing is computed. Backends differ in where the payload runs, never in what it is: ``local`` runs it as a subprocess under Dagster
+Pipes, so that terminating the run ends it; ``slurm`` as jobs (``resources/slurm``). Light tasks run in the Dagster process itself.
+Belongs here: choosing a backend, and the local one. Does not belong here: what a request is (``perturbridge_dagster/payloads``).
 """
 
 from __future__ import annotations
 
-import json
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +16,11 @@ from typing import Any, Literal
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError  # exported nowhere else, and not a DagsterError
 
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.payloads.handover import forget_requests, payload_environment, write_requests
 from perturbridge_dagster.payloads.requests import Outcome, Request, execute, failure_of, record_failure, verified
 from perturbridge_dagster.stages import STAGES
+from resources.slurm.settings import backend, slurm_settings
 
 
 class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource yields itself
@@ -30,19 +31,19 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
     home
         The platform's home; request files lie below it while a payload runs.
     backend
-        Where payloads run.
+        Where payloads run; unless given, where ``settings.toml`` of the home says.
     """
 
     home: str
-    backend: Literal["local"] = "local"
+    backend: Literal["configured", "local", "slurm"] = "configured"
 
-    def ensure(self, context: dg.AssetExecutionContext, task: str, requests: Sequence[Request]) -> list[Outcome]:
+    def ensure(self, context: dg.AssetExecutionContext | dg.OpExecutionContext, task: str, requests: Sequence[Request]) -> list[Outcome]:
         """Have every request's output on disk, computing what is missing.
 
         Parameters
         ----------
         context
-            Context of the asset, for logs and for ending the payload with the run.
+            Context of the asset or op, for logs and for ending the payload with the run.
         task
             Task that all requests ask for.
         requests
@@ -57,6 +58,8 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
         ------
         ValueError
             If a request asks for another task.
+        dagster.Failure
+            If SLURM jobs cannot be had, or end for reasons that are no request's fault, or the settings of SLURM are wrong.
         """
         wrong = {request.task for request in requests} - {task}
         if wrong:
@@ -71,7 +74,7 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
                 for request in missing:
                     execute(request, TASKS[task])
             else:
-                self._run_payload(context, missing)
+                self._run_payload(context.op_execution_context if isinstance(context, dg.AssetExecutionContext) else context, missing)
         return [self._outcome(request, adopted.get(request.digest)) for request in requests]
 
     def _outcome(self, request: Request, adopted: Mapping[str, Any] | None) -> Outcome:
@@ -82,26 +85,38 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
         request.failure.unlink(missing_ok=True)  # of an equal request that failed elsewhere
         return Outcome(request, "computed" if adopted is None else "adopted", done)
 
-    def _run_payload(self, context: dg.AssetExecutionContext, requests: Sequence[Request]) -> None:
-        """Run requests in one subprocess."""
-        file = Path(self.home) / "requests" / f"{context.run.run_id}-{uuid.uuid4().hex[:8]}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps([request.to_dict() for request in requests]))
-        for request in requests:  # what an earlier try said must not be read as this one's
-            request.failure.unlink(missing_ok=True)
+    def _run_payload(self, context: dg.OpExecutionContext, requests: Sequence[Request]) -> None:
+        """Run requests where payloads run."""
+        home = Path(self.home)
         try:
-            dg.PipesSubprocessClient().run(
-                context=context.op_execution_context,
-                command=[sys.executable, "-m", "perturbridge_dagster.payloads.run", str(file)],
-                env={"PERTURBRIDGE_HOME": self.home},
-            )
-        except DagsterPipesExecutionError as error:
-            context.log.error(f"payload ended early: {error}")
-            # requests run in order, so the first one without an outcome is the one it died of; the others were not begun. Without a
-            # record the sensor would ask for it again and again
-            for request in requests:
-                if verified(request) is None and failure_of(request) is None:
-                    record_failure(request, f"the payload died of this ({error}); the log of run {context.run.run_id} says more")
-                    break
-        finally:
-            file.unlink(missing_ok=True)
+            chosen = backend(home) if self.backend == "configured" else self.backend
+            settings = slurm_settings(home) if chosen == "slurm" else None
+        except InputError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        if settings is None:
+            _run_locally(context, home, requests)
+        else:
+            from resources.slurm.backend import SlurmBackend  # only here: dagster-slurm takes a second to import
+
+            SlurmBackend(home, settings).run(context, requests)
+
+
+def _run_locally(context: dg.OpExecutionContext, home: Path, requests: Sequence[Request]) -> None:
+    """Run requests in one subprocess."""
+    file = write_requests(home, context.run_id, requests)
+    try:
+        dg.PipesSubprocessClient().run(
+            context=context,
+            command=[sys.executable, "-m", "perturbridge_dagster.payloads.run", str(file)],
+            env=payload_environment(home),
+        )
+    except DagsterPipesExecutionError as error:
+        context.log.error(f"payload ended early: {error}")
+        # requests run in order, so the first one without an outcome is the one it died of; the others were not begun. Without a
+        # record the sensor would ask for it again and again
+        for request in requests:
+            if verified(request) is None and failure_of(request) is None:
+                record_failure(request, f"the payload died of this ({error}); the log of run {context.run_id} says more")
+                break
+    finally:
+        forget_requests(file)

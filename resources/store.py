@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -24,6 +24,9 @@ from perturbridge_dagster.home import native_folder
 from perturbridge_dagster.payloads.requests import DONE, Outcome, Request
 from perturbridge_dagster.stages import STAGES, SUITE_VERSION
 from perturbridge_dagster.written import Stamp, read_stamp, write_json
+
+if TYPE_CHECKING:
+    from perturbridge_dagster.agreement.options import AgreementOptions
 
 ACCEPTED = "accepted.json"
 CURRENT = "current.json"
@@ -34,6 +37,21 @@ DOWNLOAD = "download"
 Key = tuple[str, ...]
 
 log = logging.getLogger("perturbridge")
+
+
+def read_settings(root: Path) -> dict[str, Any]:
+    """Content of a home's ``settings.toml``; nothing where it is not there.
+
+    Raises
+    ------
+    InputError
+        If it is not valid TOML.
+    """
+    file = root / SETTINGS
+    try:
+        return tomllib.loads(file.read_text()) if file.is_file() else {}
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"not valid TOML: {error}", file=file) from error
 
 
 @dataclass(frozen=True)
@@ -139,21 +157,13 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
         """Whether a dataset's native files are fetched, as settings.toml says by the word download in place of a folder."""
         return self._sources().get(dataset) == DOWNLOAD
 
-    def _settings(self) -> dict[str, Any]:
-        """Content of ``settings.toml``; nothing where it is not there."""
-        file = self.root / SETTINGS
-        try:
-            return tomllib.loads(file.read_text()) if file.is_file() else {}
-        except tomllib.TOMLDecodeError as error:
-            raise InputError(f"not valid TOML: {error}", file=file) from error
-
     def _sources(self) -> dict[str, str]:
         """``[sources]`` of ``settings.toml``, in the order of the registry."""
         from perturbridge_dagster.registry import dataset as registered
         from perturbridge_dagster.registry import in_order
 
         file = self.root / SETTINGS
-        sources = self._settings().get("sources", {})
+        sources = read_settings(self.root).get("sources", {})
         if not isinstance(sources, dict):
             raise InputError("sources is not a table", file=file, expected="[sources], with one line a dataset below it")
         for dataset, folder in sources.items():
@@ -193,7 +203,7 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
         InputError
             If the file cannot be read, or says something else there.
         """
-        settings = self._settings().get("published", {})
+        settings = read_settings(self.root).get("published", {})
         file = self.root / SETTINGS
         if not isinstance(settings, dict) or set(settings) - {"folder"}:
             raise InputError("is not what [published] may hold", file=file, column="published", expected='folder = "a path in quotes"')
@@ -203,6 +213,22 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
                 "is not a folder", file=file, column="published.folder", expected='a path in quotes, as in "chem-perturbridge"'
             )
         return None if folder is None else self.root / Path(folder).expanduser()
+
+    def agreement_options(self) -> AgreementOptions:
+        """What ``[agreement]`` of ``settings.toml`` chooses; all filters off where it does not say.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, or says something else there.
+        """
+        from perturbridge_dagster.agreement.options import agreement_options
+
+        table = read_settings(self.root).get("agreement", {})
+        file = self.root / SETTINGS
+        if not isinstance(table, dict):
+            raise InputError("is not a table", file=file, column="agreement", expected="[agreement], with one line an option below it")
+        return agreement_options(table, file)
 
     # ---- outputs -------------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Matching: which conditions of two datasets are compared.
 
-Belongs here: mutual nearest doses of the same compound, cell context and time, and the named options that leave matches out, each
-with a report of what it kept and dropped. Does not belong here: scores (``scoring.py``).
+Belongs here: mutual nearest doses of the same compound, cell context and time. Does not belong here: the named options that leave
+matches out (``selection.py``), or scores (``scoring.py``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbridge_dagster.agreement.keys import condition_keys, numbers
+from perturbridge_dagster.agreement.keys import CompoundKey, condition_keys, numbers
 from perturbridge_dagster.agreement.signatures import StratumEffects
 from perturbridge_dagster.contract import MATCHED_CONDITIONS
 from perturbridge_dagster.errors import InputError
@@ -31,8 +31,9 @@ _COLUMNS = {
     "right_row": "int64",
     "log10_dose_gap": "float64",
 }
-_GROUP = ["pubchem_cid", "cell_type", "pert_time_h"]
-_ORDER = [*_GROUP, "left_pert_dose_uM", "right_pert_dose_uM", "left_row", "right_row"]
+_PARENT_COLUMNS = {"parent_key": "object", "right_pubchem_cid": "Int64"}
+_GROUP = ["compound", "cell_type", "pert_time_h"]
+_ORDER = ["pubchem_cid", *_GROUP[1:], "left_pert_dose_uM", "right_pert_dose_uM", "left_row", "right_row"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ def _mutual_nearest(left: _Doses, right: _Doses, limit: float) -> tuple[NDArray[
     return i[keep], j[keep], gap[keep]
 
 
-def match_conditions(left: pd.DataFrame, right: pd.DataFrame, *, max_log10_dose_gap: float = 1.0) -> pd.DataFrame:
+def match_conditions(
+    left: pd.DataFrame, right: pd.DataFrame, *, max_log10_dose_gap: float = 1.0, compound: CompoundKey = "pubchem_cid"
+) -> pd.DataFrame:
     """Match the conditions of two datasets.
 
     Two conditions match when compound, cell context and time are the same and, among the doses of that group, each is the other's
@@ -114,11 +117,15 @@ def match_conditions(left: pd.DataFrame, right: pd.DataFrame, *, max_log10_dose_
         Conditions with columns ``pubchem_cid``, ``cell_type``, ``pert_time_h`` (h) and ``pert_dose_uM`` (µM).
     max_log10_dose_gap
         Largest difference of log10 doses; 1 is a factor of ten.
+    compound
+        What makes two compounds the same. For ``"parent_key"`` both tables need that column; salts of one parent structure then match,
+        and a compound whose parent is not known matches others of its PubChem id.
 
     Returns
     -------
-    One row a match, sorted: ``pubchem_cid`` (int64), ``cell_type``, ``pert_time_h``, ``left_pert_dose_uM``, ``right_pert_dose_uM``,
-    ``left_row``, ``right_row`` (positions in the tables given), ``log10_dose_gap``.
+    One row a match, sorted: ``pubchem_cid`` (int64, that of the left compound), ``cell_type``, ``pert_time_h``, ``left_pert_dose_uM``,
+    ``right_pert_dose_uM``, ``left_row``, ``right_row`` (positions in the tables given), ``log10_dose_gap``. Where parent structures
+    matched, also ``parent_key`` (null where it is not known) and ``right_pubchem_cid``.
 
     Raises
     ------
@@ -127,7 +134,7 @@ def match_conditions(left: pd.DataFrame, right: pd.DataFrame, *, max_log10_dose_
     """
     if not (np.isfinite(max_log10_dose_gap) and max_log10_dose_gap >= 0):
         raise InputError(f"max_log10_dose_gap is {max_log10_dose_gap}.", expected="a finite number, zero or more")
-    sides = [condition_keys(left), condition_keys(right)]
+    sides = [condition_keys(left, compound), condition_keys(right, compound)]
     eligible = [np.flatnonzero(keys["eligible"]).astype(np.int64) for keys in sides]
     keys = pd.concat([side.iloc[rows] for side, rows in zip(sides, eligible, strict=True)], ignore_index=True)
     group = keys.groupby(_GROUP, sort=True).ngroup().to_numpy().astype(np.int64)
@@ -142,7 +149,7 @@ def match_conditions(left: pd.DataFrame, right: pd.DataFrame, *, max_log10_dose_
     k = _count_up(n_pairs)
     left_row = doses[0].rows[np.repeat(doses[0].first[i], n_pairs) + k // np.repeat(n_right, n_pairs)]
     right_row = doses[1].rows[np.repeat(doses[1].first[j], n_pairs) + k % np.repeat(n_right, n_pairs)]
-    matched: pd.DataFrame = sides[0].loc[left_row, _GROUP].reset_index(drop=True)
+    matched: pd.DataFrame = sides[0].loc[left_row, ["pubchem_cid", *_GROUP]].reset_index(drop=True)
     matched = matched.assign(
         left_pert_dose_uM=dose[0][left_row],
         right_pert_dose_uM=dose[1][right_row],
@@ -150,12 +157,17 @@ def match_conditions(left: pd.DataFrame, right: pd.DataFrame, *, max_log10_dose_
         right_row=right_row,
         log10_dose_gap=np.repeat(gap, n_pairs),
     )
-    return matched.astype(_COLUMNS).sort_values(_ORDER, ignore_index=True)
+    columns = _COLUMNS
+    if compound == "parent_key":
+        columns = _COLUMNS | _PARENT_COLUMNS
+        parent = matched["compound"].where(matched["compound"] != matched["pubchem_cid"].astype(str), None)
+        matched = matched.assign(parent_key=parent, right_pubchem_cid=sides[1]["pubchem_cid"].to_numpy()[right_row])
+    return matched[list(columns)].astype(columns).sort_values(_ORDER, ignore_index=True)
 
 
 def _contrasts(strata: Mapping[str, StratumEffects]) -> pd.DataFrame:
     """Contrasts of strata in the order of their names, one table."""
-    columns = ["contrast", "estimable", "pubchem_cid", "cell_type", "pert_time_h", "pert_dose_uM"]
+    columns = ["contrast", "estimable", "pubchem_cid", "parent_key", "cell_type", "pert_time_h", "pert_dose_uM"]
     tables = [effects.contrasts[columns].assign(stratum=name) for name, effects in sorted(strata.items())]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*columns, "stratum"])
 
@@ -166,6 +178,7 @@ def match_strata(
     left_dataset: str,
     right_dataset: str,
     max_log10_dose_gap: float = 1.0,
+    compound: CompoundKey = "pubchem_cid",
 ) -> pd.DataFrame:
     """Match the estimable contrasts of two datasets.
 
@@ -175,7 +188,7 @@ def match_strata(
         Effects by stratum name.
     left_dataset, right_dataset
         Dataset ids.
-    max_log10_dose_gap
+    max_log10_dose_gap, compound
         See :func:`match_conditions`.
 
     Returns
@@ -190,9 +203,8 @@ def match_strata(
     """
     tables = [_contrasts(left), _contrasts(right)]
     estimable = [np.flatnonzero(table["estimable"].to_numpy(dtype=bool)) for table in tables]
-    matched = match_conditions(
-        *(table.iloc[rows] for table, rows in zip(tables, estimable, strict=True)), max_log10_dose_gap=max_log10_dose_gap
-    )
+    usable = [table.iloc[rows] for table, rows in zip(tables, estimable, strict=True)]
+    matched = match_conditions(*usable, max_log10_dose_gap=max_log10_dose_gap, compound=compound)
     for side, table, rows in zip(("left", "right"), tables, estimable, strict=True):
         matched[f"{side}_row"] = rows[matched[f"{side}_row"].to_numpy()]
         found = table.iloc[matched[f"{side}_row"].to_numpy()]
@@ -201,7 +213,7 @@ def match_strata(
     return matched.assign(left_dataset=left_dataset, right_dataset=right_dataset)[MATCHED_CONDITIONS.names]
 
 
-def _strata_of(matched: pd.DataFrame) -> list[str]:
+def strata_columns(matched: pd.DataFrame) -> list[str]:
     """Columns that name what is compared: datasets where the table has them, cell context and time."""
     return [name for name in ("left_dataset", "right_dataset", "cell_type", "pert_time_h") if name in matched.columns]
 
@@ -218,30 +230,7 @@ def matched_strata_report(matched: pd.DataFrame) -> pd.DataFrame:
     -------
     One row a (pair of datasets,) cell context and time, sorted: ``n_compounds``, ``n_matches`` and ``median_log10_dose_gap``.
     """
-    groups = matched.groupby(_strata_of(matched), sort=True)
+    groups = matched.groupby(strata_columns(matched), sort=True)
     return groups.agg(
         n_compounds=("pubchem_cid", "nunique"), n_matches=("pubchem_cid", "size"), median_log10_dose_gap=("log10_dose_gap", "median")
     ).reset_index()
-
-
-def require_compounds_per_stratum(matched: pd.DataFrame, minimum: int = 10) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Keep matches of a cell context and time in which two datasets share enough compounds.
-
-    Parameters
-    ----------
-    matched
-        Table of :func:`match_conditions` or :func:`match_strata`.
-    minimum
-        Smallest number of distinct compounds.
-
-    Returns
-    -------
-    kept
-        The matches kept, in their order.
-    report
-        Table of :func:`matched_strata_report` with a column ``kept``.
-    """
-    report = matched_strata_report(matched)
-    report["kept"] = report["n_compounds"] >= minimum
-    n_compounds = matched.groupby(_strata_of(matched))["pubchem_cid"].transform("nunique")
-    return matched[(n_compounds >= minimum).to_numpy(dtype=bool)].reset_index(drop=True), report

@@ -1,118 +1,82 @@
-"""Scoring: matched conditions of two datasets against each other and against the baseline.
+"""Scoring: matched conditions of two datasets, as the tables of the contract.
 
-Belongs here: scores of pairs of signatures with their baselines, and scoring the matches of two datasets block by block. Does not
-belong here: the metrics themselves (``metrics.py``), replicates (``replicates.py``).
+Belongs here: which pairs are scored together over which genes, and the tables made of the scores. Does not belong here: scores and
+baselines of pairs (``pair_scores.py``), replicates (``replicates.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbridge_dagster.agreement.baselines import OtherCompoundMeans
-from perturbridge_dagster.agreement.metrics import direction_agreement_rows, mean_rows, significant, spearman_rows
-from perturbridge_dagster.agreement.signatures import (
-    StratumEffects,
-    blocks,
-    contrast_positions,
-    shared_genes,
-    stratum_named,
-)
-
-LAYERS = ("logFC", "t", "log10_adj_p_within")
-
-METRICS = ("spearman_logFC", "direction_agreement")
-"""Measures of agreement, each with ``_baseline`` and ``_delta`` beside it."""
-
-_COUNTS = ("n_genes", "n_shared_significant", "left_baseline_compounds", "right_baseline_compounds")
-_MEASURES = ("mean_abs_t", *(f"{metric}{suffix}" for metric in METRICS for suffix in ("", "_baseline", "_delta")))
+from perturbridge_dagster.agreement.pair_scores import SIDES, Columns, ScoreOptions, pair_sides, score_pairs
+from perturbridge_dagster.agreement.signatures import StratumEffects, contrast_positions, shared_genes, stratum_named
+from perturbridge_dagster.contract import AGREEMENT_CONDITIONS, AGREEMENT_SCORES, METRIC_NAMES, Table
+from perturbridge_dagster.errors import InputError
 
 
-@dataclass(frozen=True)
-class Signatures:
-    """Signatures with the mean effect of other compounds in the same stratum, dose and time.
+class Scored(NamedTuple):
+    """Scored matches.
 
     Attributes
     ----------
-    log_fc, t, log10_adj_p
-        float32, shape (signatures, genes).
-    others
-        Mean logFC of other compounds, same shape.
-    n_others
-        Number of those compounds, shape (signatures,).
+    conditions
+        One row a match: table AGREEMENT_CONDITIONS of the contract.
+    scores
+        One row a match and metric: table AGREEMENT_SCORES of the contract.
     """
 
-    log_fc: NDArray[np.float32]
-    t: NDArray[np.float32]
-    log10_adj_p: NDArray[np.float32]
-    others: NDArray[np.float64]
-    n_others: NDArray[np.int64]
+    conditions: pd.DataFrame
+    scores: pd.DataFrame
 
 
-def read_signatures(effects: StratumEffects, baseline: OtherCompoundMeans, rows: NDArray[np.int64], genes: NDArray[np.int64]) -> Signatures:
-    """Read the signatures at `rows` with their baselines."""
-    values = effects.dense(LAYERS, rows, genes)
-    return Signatures(values["logFC"], values["t"], values["log10_adj_p_within"], baseline.means(rows), baseline.n_compounds(rows))
+def undefined(table: Table, names: Collection[str], *shape: int) -> Columns:
+    """Columns of a table for pairs that share no gene: counts of zero, everything else undefined."""
+    counts = {name: table[name].type == "int64" for name in names}
+    return {name: np.zeros(shape, dtype=np.int64) if is_count else np.full(shape, np.nan) for name, is_count in counts.items()}
 
 
-def _baseline_scores(side: Signatures, minimum_significant: int) -> dict[str, NDArray[np.float64]]:
-    """Each metric between signatures and their own baseline. The baseline has no P values: the signature's own genes count."""
-    direction, _ = direction_agreement_rows(side.log_fc, side.others, significant(side.log_fc, side.log10_adj_p), minimum_significant)
-    return {"spearman_logFC": spearman_rows(side.log_fc, side.others), "direction_agreement": direction}
-
-
-def score_pairs(
-    left: Signatures,
-    right: Signatures,
-    left_index: NDArray[np.int64],
-    right_index: NDArray[np.int64],
-    minimum_shared_significant: int,
-) -> dict[str, NDArray[Any]]:
-    """Score pairs of signatures over the same genes.
+def long_table(keys: pd.DataFrame, scores: Columns, gene_universe: str, table: Table) -> pd.DataFrame:
+    """One row a pair and metric.
 
     Parameters
     ----------
-    left, right
-        Signatures of each side; the same object where both sides are one dataset.
-    left_index, right_index
-        Which signatures make a pair, shape (pairs,).
-    minimum_shared_significant
-        Fewest significant genes for which direction agreement is reported.
-
-    Returns
-    -------
-    Columns of the contract's agreement metrics, and the numbers of compounds in the baselines; each of shape (pairs,).
+    keys
+        Columns that say what a pair is, one row a pair.
+    scores
+        Columns of shape (metrics, pairs).
+    gene_universe
+        Genes over which the scores are.
+    table
+        AGREEMENT_SCORES or REPLICATE_SCORES of the contract.
     """
-    left_baseline = _baseline_scores(left, minimum_shared_significant)
-    right_baseline = left_baseline if right is left else _baseline_scores(right, minimum_shared_significant)
-    x, y = left.log_fc[left_index], right.log_fc[right_index]
-    both_significant = significant(left.log_fc, left.log10_adj_p)[left_index] & significant(right.log_fc, right.log10_adj_p)[right_index]
-    direction, n_shared_significant = direction_agreement_rows(x, y, both_significant, minimum_shared_significant)
-    observed = {"spearman_logFC": spearman_rows(x, y), "direction_agreement": direction}
-    scores: dict[str, NDArray[Any]] = {
-        "n_genes": (np.isfinite(x) & np.isfinite(y)).sum(axis=1),
-        "mean_abs_t": (mean_rows(np.abs(left.t))[left_index] + mean_rows(np.abs(right.t))[right_index]) / 2,
-    }
-    for metric in METRICS:
-        sides = np.column_stack([left_baseline[metric][left_index], right_baseline[metric][right_index]])
-        baseline = mean_rows(sides)
-        scores |= {metric: observed[metric], f"{metric}_baseline": baseline, f"{metric}_delta": observed[metric] - baseline}
-    return scores | {
-        "n_shared_significant": n_shared_significant,
-        "left_baseline_compounds": left.n_others[left_index],
-        "right_baseline_compounds": right.n_others[right_index],
-    }
+    long = keys.iloc[np.repeat(np.arange(len(keys)), len(METRIC_NAMES))].reset_index(drop=True)
+    columns = {name: values.T.reshape(-1) for name, values in scores.items()}
+    return long.assign(metric=list(METRIC_NAMES) * len(keys), gene_universe=gene_universe, **columns)[table.names]
 
 
-def empty_scores(n_pairs: int) -> dict[str, NDArray[Any]]:
-    """Scores of pairs that share no gene: counts of zero, everything else undefined."""
-    counts = {name: np.zeros(n_pairs, dtype=np.int64) for name in _COUNTS}
-    return counts | {name: np.full(n_pairs, np.nan) for name in _MEASURES}
+def chosen_genes(strata: Sequence[StratumEffects], genes: Mapping[str, Collection[str]] | None, cell_type: str) -> list[NDArray[np.int64]]:
+    """Positions in each stratum of the genes that all have and that are among those chosen for the cell context.
+
+    Raises
+    ------
+    InputError
+        If genes are chosen, but none for this cell context.
+    """
+    shared = shared_genes(*strata)
+    if genes is None:
+        return shared
+    if cell_type not in genes:
+        raise InputError(
+            f"no genes are given for cell context {cell_type}.",
+            expected=f"genes of every matched cell context; given: {', '.join(sorted(genes))}",
+        )
+    kept = strata[0].genes["ensembl_id"].isin(set(genes[cell_type])).to_numpy()[shared[0]]
+    return [positions[kept] for positions in shared]
 
 
 def score_matched(
@@ -120,13 +84,16 @@ def score_matched(
     left: Mapping[str, StratumEffects],
     right: Mapping[str, StratumEffects],
     *,
-    minimum_shared_significant: int = 1,
-) -> pd.DataFrame:
-    """Score matched conditions of two datasets.
+    gene_universe: str = "pairwise",
+    genes: Mapping[str, Collection[str]] | None = None,
+    options: ScoreOptions | None = None,
+) -> Scored:
+    """Score matched conditions of two datasets by all metrics.
 
-    Each match is scored once, over the genes (Ensembl ids) that both strata tested. Every score has a baseline: the same metric
-    between a signature and the mean of the other compounds of its own stratum at its dose and time, mean of the sides that have
-    one. The difference is given only where both are defined.
+    Each match is scored once, over the genes (Ensembl ids) that both strata tested or the chosen ones of them. Every score is set
+    beside four baselines, over the same genes: each of the two signatures with the mean of the other compounds at its dose and time in
+    its own dataset (source centroid, the published one) and with that of its partner's (target centroid), and with single other
+    compounds of either (peers).
 
     Parameters
     ----------
@@ -134,45 +101,44 @@ def score_matched(
         Table MATCHED_CONDITIONS of the contract.
     left, right
         Effects by stratum name; all matched strata must be there.
-    minimum_shared_significant
-        Fewest genes, significant on both sides, for which direction agreement is reported.
+    gene_universe
+        Name of the set of genes, for the table.
+    genes
+        Ensembl ids that may be used, by cell context; None for all. See ``universes.py``.
+    options
+        See :class:`~perturbridge_dagster.agreement.pair_scores.ScoreOptions`.
 
     Returns
     -------
-    Table AGREEMENT_CONDITIONS of the contract, in the order of `matched`, with ``left_baseline_compounds`` and
-    ``right_baseline_compounds``: how many other compounds made each baseline.
+    Conditions and scores in the order of `matched`.
 
     Raises
     ------
     InputError
-        If a matched stratum or contrast is not among the effects.
+        If a matched stratum or contrast is not among the effects, or no genes are given for a cell context.
     """
+    options = options or ScoreOptions()
     matched = matched.reset_index(drop=True)
-    scores = empty_scores(len(matched))
+    counted = [name for name in AGREEMENT_CONDITIONS.names if name not in matched.columns]
+    scored = [name for name in AGREEMENT_SCORES.names if name not in matched.columns and name not in ("metric", "gene_universe")]
+    of_matches = undefined(AGREEMENT_CONDITIONS, counted, len(matched))
+    scores = undefined(AGREEMENT_SCORES, scored, len(METRIC_NAMES), len(matched))
     for (left_name, right_name), pairs in matched.groupby(["left_stratum", "right_stratum"], sort=True):
         first = pairs.iloc[0]
-        strata = (
-            stratum_named(left, str(left_name), first["left_dataset"]),
-            stratum_named(right, str(right_name), first["right_dataset"]),
-        )
-        genes = shared_genes(*strata)
-        if not len(genes[0]):
+        here = pairs.index.to_numpy()
+        strata, rows = [], []
+        for side, given, name in zip(SIDES, (left, right), (left_name, right_name), strict=True):
+            dataset = str(first[f"{side}_dataset"])
+            effects = stratum_named(given, str(name), dataset)
+            row = contrast_positions(effects, pairs[f"{side}_contrast"].to_numpy(dtype=np.int64), dataset, str(name))
+            of_matches[f"{side}_n_samples"][here] = effects.contrasts["n_treated"].to_numpy(dtype=np.int64)[row]
+            strata.append(effects)
+            rows.append(row)
+        shared = chosen_genes(strata, genes, str(first["cell_type"]))
+        if not len(shared[0]):
             continue
-        rows = [
-            contrast_positions(
-                effects, pairs[f"{side}_contrast"].to_numpy(dtype=np.int64), first[f"{side}_dataset"], first[f"{side}_stratum"]
-            )
-            for side, effects in zip(("left", "right"), strata, strict=True)
-        ]
-        baselines = [OtherCompoundMeans(*given) for given in zip(strata, genes, rows, strict=True)]
-        # Neighbouring contrasts lie in the same tiles of the file.
-        order = np.lexsort((rows[1], rows[0]))
-        for block in blocks(len(order), len(genes[0])):
-            sides, index = [], []
-            for effects, baseline, gene, row in zip(strata, baselines, genes, rows, strict=True):
-                distinct, position = np.unique(row[order[block]], return_inverse=True)
-                sides.append(read_signatures(effects, baseline, distinct, gene))
-                index.append(position)
-            for name, values in score_pairs(sides[0], sides[1], index[0], index[1], minimum_shared_significant).items():
-                scores[name][pairs.index.to_numpy()[order[block]]] = values
-    return matched.assign(**scores)
+        sides = pair_sides(strata, shared, rows, options)
+        for whole, found in zip((of_matches, scores), score_pairs(*sides, options), strict=True):
+            for name, values in found.items():
+                whole[name][..., here] = values
+    return Scored(matched.assign(**of_matches)[AGREEMENT_CONDITIONS.names], long_table(matched, scores, gene_universe, AGREEMENT_SCORES))

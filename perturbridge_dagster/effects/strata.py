@@ -128,7 +128,9 @@ def split_strata(samples: ad.AnnData, dataset: str) -> Iterator[tuple[Stratum, a
             raise InputError(f"strata {rows_of[name][0]} and {key} would both be named {name}", dataset=dataset, column=", ".join(fields))
         rows_of[name] = (key, np.sort(rows))
     for name, (key, rows) in sorted(rows_of.items()):
-        part = samples[rows].to_memory() if samples.isbacked else samples[rows].copy()
+        # rows of a file that lie together are read together
+        wanted = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
+        part = samples[wanted].to_memory() if samples.isbacked else samples[wanted].copy()
         cell_types = sorted(part.obs["cell_type"].astype(str).unique())
         if len(cell_types) > 1:
             raise InputError(

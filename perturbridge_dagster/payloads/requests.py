@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import resource
 import shutil
 import sys
@@ -18,6 +19,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -155,7 +157,12 @@ def verified(request: Request, *, deep: bool = True) -> Mapping[str, Any] | None
     return dict(done)
 
 
-def execute(request: Request, task: Callable[[Request, Path], None]) -> Outcome:
+def aside_folder(request: Request, tag: str) -> Path:
+    """Folder in which a request's files are written before they appear; the tag is of who writes them."""
+    return request.output.with_name(f".{request.output.name}.{tag}.partial")
+
+
+def execute(request: Request, task: Callable[[Request, Path], None], tag: str | None = None) -> Outcome:
     """Run one request, unless its verified output is there already.
 
     The task writes into a folder aside, where ``done.json`` comes last; then the folder is renamed. An error of the task is written
@@ -168,17 +175,20 @@ def execute(request: Request, task: Callable[[Request, Path], None]) -> Outcome:
         What to make.
     task
         Function that writes the files of the request into the folder it is given.
+    tag
+        Tag of the folder aside, by which whoever started this process can remove it if the process is killed; any unless given.
     """
     done = verified(request)
     if done is not None:
         request.failure.unlink(missing_ok=True)
         return Outcome(request, "adopted", done)
-    aside = request.output.with_name(f".{request.output.name}.{uuid.uuid4().hex[:8]}.partial")
+    aside = aside_folder(request, tag or uuid.uuid4().hex[:8])
     aside.mkdir(parents=True)
-    started = time.monotonic()
+    _forget_peak_memory()
+    started, cpu_started = time.monotonic(), time.process_time()
     try:
         task(request, aside)
-        done = _done(request, aside, time.monotonic() - started)
+        done = _done(request, aside, time.monotonic() - started, time.process_time() - cpu_started)
         write_json(aside / DONE, done)
         made_meanwhile = _put_in_place(aside, request)
     except Exception as error:  # noqa: BLE001 - whatever a task raises is reported to the user as that request's outcome
@@ -231,14 +241,31 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _done(request: Request, folder: Path, seconds: float) -> dict[str, Any]:
+def _forget_peak_memory() -> None:
+    """Let the peak of this process begin anew, so that a request does not inherit the peak of the one before it, where Linux allows."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory() -> int:
+    """Peak memory of this process, in bytes.
+
+    Not ``ru_maxrss`` where there is another way: on Linux it counts the memory of the process that started this one.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+def _done(request: Request, folder: Path, seconds: float, cpu_seconds: float) -> dict[str, Any]:
     """Content of ``done.json`` for the files a task wrote."""
     files = {
         str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": file_checksum(file)}
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
-    kibibyte = 1024 if sys.platform != "darwin" else 1  # ru_maxrss is in KiB on Linux, in bytes on macOS
     return {
         "digest": request.digest,
         "task": request.task,
@@ -247,6 +274,8 @@ def _done(request: Request, folder: Path, seconds: float) -> dict[str, Any]:
         "code_version": request.code_version,
         "files": files,
         "seconds": round(seconds, 3),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibibyte,
+        "cpu_seconds": round(cpu_seconds, 3),
+        "peak_memory_bytes": _peak_memory(),
+        "slurm_job_id": os.environ.get("SLURM_JOB_ID"),
         "finished": _now(),
     }

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError
+from perturbridge_dagster.payloads import agreement
+from perturbridge_dagster.payloads.outputs import stamp_of, stamp_of_effects, write_figure
 from perturbridge_dagster.payloads.requests import Request
 from perturbridge_dagster.written import (
     Stamp,
@@ -33,24 +35,11 @@ from perturbridge_dagster.written import (
 if TYPE_CHECKING:
     import anndata as ad
 
-    from perturbridge_dagster.effects.storage import StoredEffects
     from perturbridge_dagster.identity.snapshot import Identity
 
 log = logging.getLogger("perturbridge")
 
 Task = Callable[[Request, Path], None]
-
-
-def _stamp(request: Request, inputs: Iterable[Stamp]) -> Stamp:
-    """Stamp of a file made from stamped inputs; inputs that were used unaccepted taint it."""
-    first, *others = inputs
-    stamp = first.derived(request.task, request.code_version, request.digest, *others)
-    return replace(stamp, unaccepted_inputs=tuple(sorted({*stamp.unaccepted_inputs, *request.arguments["unaccepted_inputs"]})))
-
-
-def _write_figure(folder: Path, name: str, png: bytes) -> None:
-    (folder / "figures").mkdir(exist_ok=True)
-    (folder / "figures" / name).write_bytes(png)
 
 
 # ---- sources -----------------------------------------------------------------------------------------------------------------
@@ -127,15 +116,28 @@ def _identity(request: Request) -> Identity | None:
 
 def harmonized_samples(request: Request, folder: Path) -> None:
     """Harmonize a dataset: ``strata/<stratum>.h5ad``, and obs, var, strata, reconciliation, dropped genes, compound identity as Parquet."""
+    from perturbridge_dagster.sources import harmonize
+    from perturbridge_dagster.sources.spilled import spilling_to
+
+    dataset, recorded = request.arguments["dataset"], request.path("source_files")
+    # counts wait on the disk of the output, which has room for them, and outside of it, since all that is in it is recorded
+    with TemporaryDirectory(dir=folder.parent, prefix=".", suffix=".partial", ignore_cleanup_errors=True) as scratch:
+        with spilling_to(Path(scratch)):
+            samples = harmonize(dataset, _unchanged_location(dataset, recorded), identity=_identity(request))
+        _write_harmonized(samples, request, folder)
+        if samples.isbacked:
+            samples.file.close()
+
+
+def _write_harmonized(samples: ad.AnnData, request: Request, folder: Path) -> None:
+    """Write the files of :func:`harmonized_samples`."""
     from perturbridge_dagster.contract import COMPOUND_IDENTITY, DROPPED_GENES, HARMONIZED_VAR, RECONCILIATION, STRATA
     from perturbridge_dagster.effects.strata import Stratum, split_strata, strata_table
     from perturbridge_dagster.quality.figures import samples_by_cell_context
     from perturbridge_dagster.registry import dataset as registered
-    from perturbridge_dagster.sources import harmonize
 
     dataset, recorded = request.arguments["dataset"], request.path("source_files")
-    samples = harmonize(dataset, _unchanged_location(dataset, recorded), identity=_identity(request))
-    stamp = _stamp(request, [read_stamp(recorded / "source_files.parquet")])
+    stamp = stamp_of(request, [read_stamp(recorded / "source_files.parquet")])
     # of the whole dataset: not to be repeated in the file of each stratum
     dropped_genes, compounds = samples.uns.pop("dropped_genes"), samples.uns.pop("compound_identity")
 
@@ -154,7 +156,7 @@ def harmonized_samples(request: Request, folder: Path) -> None:
     write_parquet(folder / "dropped_genes.parquet", dropped_genes, DROPPED_GENES, stamp)
     write_parquet(folder / "compound_identity.parquet", compounds, COMPOUND_IDENTITY, stamp)
     labels = dict(zip(obs["cell_type"].astype(str), obs["source_cell_context"].astype(str), strict=True))
-    _write_figure(folder, "samples.png", samples_by_cell_context(obs, labels))
+    write_figure(folder, "samples.png", samples_by_cell_context(obs, labels))
 
 
 # ---- effects -----------------------------------------------------------------------------------------------------------------
@@ -182,74 +184,13 @@ def effects(request: Request, folder: Path) -> None:
             advice="Rematerialize harmonized_samples.",
         )
     table = estimate_effects(samples, **{name: arguments[name] for name in EFFECTS_OPTIONS if name in arguments})
-    write_effects(table, folder, _stamp(request, [read_stamp(file)]))
+    write_effects(table, folder, stamp_of(request, [read_stamp(file)]))
     stored = open_effects(folder)
-    _write_figure(folder, "p_values.png", p_value_histogram(stored))
-    _write_figure(folder, "volcano.png", volcano(stored))
+    write_figure(folder, "p_values.png", p_value_histogram(stored))
+    write_figure(folder, "volcano.png", volcano(stored))
 
 
-# ---- agreement ---------------------------------------------------------------------------------------------------------------
-
-
-def _strata(request: Request, dataset: str) -> dict[str, StoredEffects]:
-    """Stored effects of a dataset's strata among the inputs of a request, by stratum."""
-    from perturbridge_dagster.effects.storage import open_effects
-
-    return {name.split("/")[1]: open_effects(request.path(name)) for name in request.inputs if name.startswith(f"{dataset}/")}
-
-
-def _effects_stamp(request: Request) -> Stamp:
-    """Stamp of what is made from all effects among the inputs of a request."""
-    return _stamp(request, [read_stamp(request.path(name) / "contrasts.parquet") for name in request.inputs if "/" in name])
-
-
-def matched_conditions(request: Request, folder: Path) -> None:
-    """Match the conditions of two datasets: ``matched.parquet``, ``strata.parquet`` with counts, ``report.json``."""
-    from perturbridge_dagster.agreement.matching import match_strata, matched_strata_report
-    from perturbridge_dagster.contract import MATCHED_CONDITIONS, MATCHED_STRATA
-
-    left, right = request.arguments["left"], request.arguments["right"]
-    gap = request.arguments["max_log10_dose_gap"]
-    matched = match_strata(_strata(request, left), _strata(request, right), left_dataset=left, right_dataset=right, max_log10_dose_gap=gap)
-    stamp = _effects_stamp(request)
-    write_parquet(folder / "matched.parquet", matched, MATCHED_CONDITIONS, stamp)
-    write_parquet(folder / "strata.parquet", matched_strata_report(matched), MATCHED_STRATA, stamp)
-    write_json(folder / "report.json", {"max_log10_dose_gap": gap, "left_out": request.arguments["left_out"]})
-
-
-def cross_dataset_agreement(request: Request, folder: Path) -> None:
-    """Score matched conditions: ``conditions.parquet``, and its means by unit, cell context and pair."""
-    from perturbridge_dagster.agreement import figures, summary
-    from perturbridge_dagster.agreement.scoring import score_matched
-    from perturbridge_dagster.contract import AGREEMENT_CONDITIONS, AGREEMENT_SUMMARY, AGREEMENT_UNITS
-    from perturbridge_dagster.written import read_parquet
-
-    left, right = request.arguments["left"], request.arguments["right"]
-    matched = read_parquet(request.path("matched") / "matched.parquet", "matched_conditions")
-    scored = score_matched(matched, _strata(request, left), _strata(request, right))
-    stamp = _effects_stamp(request)
-    units = summary.agreement_units(scored)
-    write_parquet(folder / "conditions.parquet", scored, AGREEMENT_CONDITIONS, stamp)
-    write_parquet(folder / "units.parquet", units, AGREEMENT_UNITS, stamp)
-    write_parquet(folder / "cell_contexts.parquet", summary.agreement_summary(units, by_cell_context=True), AGREEMENT_SUMMARY, stamp)
-    write_parquet(folder / "pair.parquet", summary.agreement_summary(units), AGREEMENT_SUMMARY, stamp)
-    _write_figure(folder, "scatter.png", figures.agreement_scatter(scored))
-    _write_figure(folder, "baseline.png", figures.observed_and_baseline(scored))
-
-
-def replicate_agreement(request: Request, folder: Path) -> None:
-    """Score the replicates of a dataset: ``pairs.parquet``, and its means by cell context and dataset."""
-    from perturbridge_dagster.agreement import figures, summary
-    from perturbridge_dagster.agreement.replicates import score_replicates
-    from perturbridge_dagster.contract import REPLICATE_PAIRS, REPLICATE_SUMMARY
-
-    dataset = request.arguments["dataset"]
-    pairs = score_replicates(_strata(request, dataset), dataset)
-    stamp = _effects_stamp(request)
-    write_parquet(folder / "pairs.parquet", pairs, REPLICATE_PAIRS, stamp)
-    write_parquet(folder / "cell_contexts.parquet", summary.replicate_summary(pairs, by_cell_context=True), REPLICATE_SUMMARY, stamp)
-    write_parquet(folder / "dataset.parquet", summary.replicate_summary(pairs), REPLICATE_SUMMARY, stamp)
-    _write_figure(folder, "replicates.png", figures.replicate_figure(pairs))
+# ---- published ---------------------------------------------------------------------------------------------------------------
 
 
 def published_comparison(request: Request, folder: Path) -> None:
@@ -273,14 +214,14 @@ def published_comparison(request: Request, folder: Path) -> None:
             refit, said = stored_refit(samples, published, ours, scratch)
         log.info("%s: %s", stratum, said)
         comparison = compare_stratum(published, ours, refit)
-    stamp = _stamp(request, [ours.stamp])
+    stamp = stamp_of(request, [ours.stamp])
     write_parquet(folder / "comparison.parquet", comparison.contrasts, PUBLISHED_COMPARISON, stamp)
     write_parquet(folder / "strata.parquet", comparison.strata, PUBLISHED_STRATA, stamp)
     write_parquet(folder / "genes.parquet", comparison.genes, PUBLISHED_GENES, stamp)
     write_parquet(folder / "unmatched.parquet", comparison.unmatched, PUBLISHED_UNMATCHED, stamp)
     compared = [{"name": file.name, "bytes": file.stat().st_size, "sha256": file_checksum(file)} for file in files]
     write_json(folder / "report.json", {"published_files": compared, "refit": said})
-    _write_figure(folder, "comparison.png", comparison_figure(comparison))
+    write_figure(folder, "comparison.png", comparison_figure(comparison))
 
 
 # ---- representation ----------------------------------------------------------------------------------------------------------
@@ -292,7 +233,7 @@ def training_corpus(request: Request, folder: Path) -> None:
     from perturbridge_dagster.representation.corpus import write_corpus
 
     strata = [open_effects(request.path(name)) for name in sorted(request.inputs)]
-    write_corpus(strata, folder, _effects_stamp(request), name=request.arguments["corpus"], seed=request.arguments["seed"])
+    write_corpus(strata, folder, stamp_of_effects(request), name=request.arguments["corpus"], seed=request.arguments["seed"])
 
 
 def compound_embeddings(request: Request, folder: Path) -> None:
@@ -308,7 +249,7 @@ def compound_embeddings(request: Request, folder: Path) -> None:
     from perturbridge_dagster.representation.training import PUBLISHED, SMALL, train
 
     corpus = open_corpus(request.path("corpus"))
-    stamp = _stamp(request, [corpus.stamp])
+    stamp = stamp_of(request, [corpus.stamp])
     settings = replace({"small": SMALL, "published": PUBLISHED}[request.arguments["settings"]], seed=request.arguments["seed"])
     checkpoints = Path(request.folder) / f"{request.output.name}.training"
     result = train(corpus, settings, checkpoints, log.info)
@@ -322,11 +263,11 @@ def compound_embeddings(request: Request, folder: Path) -> None:
     (folder / "verdict.md").write_text(describe_evaluation(evaluation))
     shutil.copyfile(checkpoints / "best.pt", folder / "model.pt")
     most_seen = embeddings.sort_values("n_conditions", ascending=False).head(40).dropna(subset="perturbagen")
-    _write_figure(
+    write_figure(
         folder, "map.png", figures.embedding_map(embeddings, dict(zip(most_seen["symbol"], most_seen["perturbagen"], strict=True)))
     )
-    _write_figure(folder, "training.png", figures.training_curve(result.history))
-    _write_figure(folder, "baselines.png", figures.baseline_bars(evaluation))
+    write_figure(folder, "training.png", figures.training_curve(result.history))
+    write_figure(folder, "baselines.png", figures.baseline_bars(evaluation))
     shutil.rmtree(checkpoints)
 
 
@@ -335,9 +276,10 @@ TASKS: dict[str, Task] = {
     "harmonized_samples": harmonized_samples,
     "condition_effects": effects,
     "replicate_effects": effects,
-    "matched_conditions": matched_conditions,
-    "cross_dataset_agreement": cross_dataset_agreement,
-    "replicate_agreement": replicate_agreement,
+    "matched_conditions": agreement.matched_conditions,
+    "cross_dataset_agreement": agreement.cross_dataset_agreement,
+    "replicate_agreement": agreement.replicate_agreement,
+    "compendium_agreement": agreement.compendium_agreement,
     "published_comparison": published_comparison,
     "training_corpus": training_corpus,
     "compound_embeddings": compound_embeddings,

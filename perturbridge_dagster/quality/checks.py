@@ -11,28 +11,26 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perturbridge_dagster.contract import (
-    AGREEMENT_CONDITIONS,
     DROPPED_GENES,
     EVALUATION,
     GENE_FILTER,
     HARMONIZED_OBS,
     HARMONIZED_VAR,
-    MATCHED_CONDITIONS,
     PUBLISHED_COMPARISON,
     PUBLISHED_GENES,
     PUBLISHED_STRATA,
     PUBLISHED_UNMATCHED,
     RECONCILIATION,
-    REPLICATE_PAIRS,
     STRATA,
     CheckFamily,
     Table,
     version_numbers,
 )
 from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.quality import agreement
 from perturbridge_dagster.quality.defects import (
     controls_by_plate,
     doses_off_the_grid,
@@ -40,6 +38,7 @@ from perturbridge_dagster.quality.defects import (
     lost_conditions,
     perturbagen_names,
 )
+from perturbridge_dagster.quality.rules import Findings, at_least, equal, not_empty, unique_together
 from perturbridge_dagster.quality.suites import Finding, Rule, table_rules, validate
 from perturbridge_dagster.written import read_parquet, read_stamp
 
@@ -48,30 +47,15 @@ if TYPE_CHECKING:
 
     from perturbridge_dagster.effects.storage import StoredEffects
 
-Findings = dict[str, list[Finding]]
-
 MINIMUM_IDENTIFIED_SHARE = 0.5
 """Share of identified treated samples below which identity resolution has gone wrong rather than met unknown compounds."""
 
 LITTLE_SUPPORT = 0.02
-"""Share of samples at or above the filter's cut-off below which a tested gene has little support: in whole strata, noise mostly."""
+"""Share of samples at or above the filter's cut-off below which a tested gene has little support: in whole strata, noise mostly. In
+small strata, fewer than two samples are little."""
 
-
-def _equal(words: str, column: str, value: Any, severity: Any = "error") -> Rule:
-    return Rule(words, "ExpectColumnValuesToBeInSet", {"column": column, "value_set": [value]}, severity)
-
-
-def _at_least(words: str, column: str, minimum: float, *, strictly: bool = False, severity: Any = "error") -> Rule:
-    arguments = {"column": column, "min_value": minimum, "strict_min": strictly}
-    return Rule(words, "ExpectColumnValuesToBeBetween", arguments, severity)
-
-
-def _unique_together(words: str, columns: Sequence[str]) -> Rule:
-    return Rule(words, "ExpectCompoundColumnsToBeUnique", {"column_list": list(columns)})
-
-
-def _not_empty(words: str, severity: Any = "error") -> Rule:
-    return Rule(words, "ExpectTableRowCountToBeBetween", {"min_value": 1}, severity)
+MOST_WITH_LITTLE_SUPPORT = 0.1
+"""Share of the tested genes that may have little support."""
 
 
 # ---- source files ------------------------------------------------------------------------------------------------------------
@@ -84,7 +68,7 @@ def source_files(folder: Path) -> Findings:
     location = Path(json.loads((folder / "source_files.json").read_text())["folder"])
     files = read_parquet(folder / "source_files.parquet", "source_files")
     unchanged = ~files["name"].isin(changed_files(location, files))
-    rule = _equal("every native file is as it was recorded", "unchanged", True)
+    rule = equal("every native file is as it was recorded", "unchanged", True)
     return {"files_unchanged": validate(files.assign(unchanged=unchanged), [rule], ["name", "bytes"])}
 
 
@@ -112,20 +96,20 @@ def harmonized_samples(folder: Path) -> Findings:
         "identity": fields("identity") + perturbagen_names(obs) + headers_as_genes(var, dropped_genes, reconciliation),
         "chemistry": fields("chemistry") + validate(_chemistry(treated), _CHEMISTRY_RULES, ["dataset"]),
         "dose_time": fields("dose_time")
-        + validate(controls, [_equal("controls have dose 0", "pert_dose_uM", 0.0)], key)
-        + validate(treated, [_at_least("treated samples have a positive dose", "pert_dose_uM", 0, strictly=True)], key)
+        + validate(controls, [equal("controls have dose 0", "pert_dose_uM", 0.0)], key)
+        + validate(treated, [at_least("treated samples have a positive dose", "pert_dose_uM", 0, strictly=True)], key)
         + (
             validate(_nominal_doses(obs), _NOMINAL_RULES, [*key, "pert_dose_uM"]) + doses_off_the_grid(obs)
             if "nominal_dose_uM" in table.names
             else []
         ),
         "controls": fields("controls")
-        + validate(strata, [_at_least("every stratum has vehicle controls", "n_controls", 1)], ["stratum", "n_treated"])
+        + validate(strata, [at_least("every stratum has vehicle controls", "n_controls", 1)], ["stratum", "n_treated"])
         + validate(_controls_by_time(obs), _CONTROL_RULES, ["cell_type", "pert_time_h", "n_treated"])
         + controls_by_plate(obs),
         "counts": fields("counts")
         + validate(reconciliation, table_rules(RECONCILIATION), ["step", "rule"])
-        + validate(_reconciled(reconciliation, obs, var), [_equal("the reconciliation adds up", "adds_up", True)], ["axis", "rule"])
+        + validate(_reconciled(reconciliation, obs, var), [equal("the reconciliation adds up", "adds_up", True)], ["axis", "rule"])
         + lost_conditions(reconciliation)
         + (_dropped_genes(dropped_genes, reconciliation) if dropped_genes is not None else []),
         "expectations": _expectations(dataset, folder),
@@ -133,17 +117,17 @@ def harmonized_samples(folder: Path) -> Findings:
 
 
 _CHEMISTRY_RULES = [
-    _at_least(
+    at_least(
         f"at least {MINIMUM_IDENTIFIED_SHARE:.0%} of treated samples have a PubChem id or a structure",
         "share_identified",
         MINIMUM_IDENTIFIED_SHARE,
     ),
-    _at_least("at least 90% of treated samples have a PubChem id", "share_with_cid", 0.9, severity="warning"),
+    at_least("at least 90% of treated samples have a PubChem id", "share_with_cid", 0.9, severity="warning"),
 ]
-_CONTROL_RULES = [_at_least("every treated time of a cell context has controls of that time", "n_controls", 1, severity="warning")]
+_CONTROL_RULES = [at_least("every treated time of a cell context has controls of that time", "n_controls", 1, severity="warning")]
 
 
-_NOMINAL_RULES = [_equal("every sample has a nominal dose, within 7 % of its dose", "is_near", True)]
+_NOMINAL_RULES = [equal("every sample has a nominal dose, within 7 % of its dose", "is_near", True)]
 
 
 def _obs_table(dataset: str) -> Table:
@@ -194,11 +178,11 @@ def _dropped_genes(dropped: pd.DataFrame, reconciliation: pd.DataFrame) -> list[
         *validate(dropped, table_rules(DROPPED_GENES), ["file", "source_gene_id"]),
         *validate(
             dropped.assign(is_counted=dropped["rule"].isin(rules["rule"])),
-            [_equal("every dropped gene is counted by a rule of the reconciliation", "is_counted", True)],
+            [equal("every dropped gene is counted by a rule of the reconciliation", "is_counted", True)],
             ["file", "source_gene_id", "rule"],
         ),
         *validate(
-            rules, [_equal("every gene that a rule lost is listed with its reason", "all_listed", True)], ["rule", "n_dropped", "n_listed"]
+            rules, [equal("every gene that a rule lost is listed with its reason", "all_listed", True)], ["rule", "n_dropped", "n_listed"]
         ),
     ]
 
@@ -213,7 +197,7 @@ def _expectations(dataset: str, folder: Path) -> list[Finding]:
         finding
         for row, words in enumerate(table["words"])
         for finding in validate(
-            table.iloc[[row]], [_equal(words, "differs", False, "warning")], ["quantity", "stratum", "published", "expected", "observed"]
+            table.iloc[[row]], [equal(words, "differs", False, "warning")], ["quantity", "stratum", "published", "expected", "observed"]
         )
     ]
 
@@ -258,12 +242,12 @@ def effects(folder: Path) -> Findings:
     profile = read_parquet(folder / "profile.parquet", STAGES)
     profile = profile.assign(complete=profile["count"] == len(stored.contrasts) * len(stored.genes))
     probabilities = profile[profile["layer"].str.startswith("log10_")]
-    values = validate(profile, [_equal("every layer has a value or a null for each contrast × gene", "complete", True)], ["layer", "count"])
+    values = validate(profile, [equal("every layer has a value or a null for each contrast × gene", "complete", True)], ["layer", "count"])
     bound = {"column": "maximum", "max_value": 0.0}
     values += validate(probabilities, [Rule("P values are at most 1", "ExpectColumnValuesToBeBetween", bound)], ["layer", "maximum"])
-    finite = [_equal("values that are not null are finite", "infinite", 0)]
+    finite = [equal("values that are not null are finite", "infinite", 0)]
     values += validate(profile, finite, ["layer", "infinite"])
-    values += validate(stored.contrasts, [_not_empty("there is at least one contrast")], [])
+    values += validate(stored.contrasts, [not_empty("there is at least one contrast")], [])
     if stored.stamp.contract_version != "1.0":  # which knew no such table
         values += _filtered_genes(stored, read_parquet(folder / "gene_filter.parquet", STAGES))
     return {"values": values, "estimable": _estimable(stored), "gene_support": [_gene_support(stored)]}
@@ -277,7 +261,7 @@ def _filtered_genes(stored: StoredEffects, given: pd.DataFrame) -> list[Finding]
     tested = both["tables"] != "left_only"
     same_support = (both["support"] == both["support_tested"]).fillna(False) | (both["support"].isna() & both["support_tested"].isna())
     both["agrees"] = (both["kept"].eq(True) == tested) & (~tested | same_support)
-    agree = _equal("the genes that were tested are those that the filter kept, with the same support", "agrees", True)
+    agree = equal("the genes that were tested are those that the filter kept, with the same support", "agrees", True)
     key = ["ensembl_id", "kept", "support", "support_tested"]
     return validate(given, table_rules(GENE_FILTER), ["ensembl_id", "symbol"]) + validate(both, [agree], key)
 
@@ -290,7 +274,7 @@ def _estimable(stored: StoredEffects) -> list[Finding]:
         if side in contrasts:
             contrasts = contrasts.assign(**{f"{side}_plates": contrasts[side].map(plates)})
     key = ["contrast", "perturbagen", "pert_dose_uM", "pert_time_h", "sample_id", "plates", "control", "control_plates"]
-    rule = _equal("the contrast is estimable", "estimable", True, "warning")
+    rule = equal("the contrast is estimable", "estimable", True, "warning")
     findings = validate(contrasts, [rule], [*key, "component_plates", "control_component_plates"])
     words = "condition and controls share no chain of plates in {:,} of {:,} contrasts"
     return [finding if finding.passed else replace(finding, note=words.format(finding.n_failing, len(contrasts))) for finding in findings]
@@ -302,69 +286,33 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 def _gene_support(stored: StoredEffects) -> Finding:
-    """Whether the gene filter asked for more than one sample, and how many tested genes have little support."""
+    """Whether many of the tested genes have little support, and what the gene filter asked for."""
     import pandas as pd
 
-    # the leverage it comes from is computed, so that two samples may be a little less than 2
-    rule = _at_least("the gene filter asks for at least 2 samples", "min_samples", 2 - 1e-6, severity="warning")
+    rule = Rule(
+        f"at most {MOST_WITH_LITTLE_SUPPORT:.0%} of the tested genes have little support",
+        "ExpectColumnValuesToBeBetween",
+        {"column": "share_with_little_support", "max_value": MOST_WITH_LITTLE_SUPPORT},
+        "warning",
+    )
     used = stored.info.get("gene_filter")
     if stored.info["normalized"] or not isinstance(used, dict) or used["min_samples"] is None:
         note = "normalized values are not filtered" if stored.info["normalized"] else "these effects do not say what the filter asked for"
         return Finding(rule, True, 0, pd.DataFrame(), note)
     n_samples = stored.info["design"]["n_samples"]
-    n_weak = int((stored.genes["support"] / n_samples < LITTLE_SUPPORT).sum())
-    [finding] = validate(pd.DataFrame([used]), [rule], ["rule", "n_kept", "n_given", "cut_off_cpm"])
+    least = max(2.0, LITTLE_SUPPORT * n_samples)
+    n_weak = int((stored.genes["support"] < least).sum())
+    judged = pd.DataFrame([used]).assign(share_with_little_support=n_weak / max(len(stored.genes), 1))
+    [finding] = validate(judged, [rule], ["rule", "min_samples", "n_kept", "n_given", "cut_off_cpm"])
     note = (
-        f"it asked for {used['min_samples']:.3g}; {n_weak:,} of {len(stored.genes):,} tested genes reach its cut-off in fewer than "
-        f"{LITTLE_SUPPORT:.0%} of the {n_samples:,} samples"
+        f"{n_weak:,} of {len(stored.genes):,} reach the cut-off of the filter in fewer than {least:g} of {n_samples:,} samples; "
+        f"it asked for {used['min_samples']:.3g}"
     )
     more = "supported_share asks for more" if used["rule"] == "supported" else 'gene_filter="supported" asks for a share of the samples'
     return replace(finding, note=note if finding.passed else f"{note}; {more}")
 
 
-# ---- agreement ---------------------------------------------------------------------------------------------------------------
-
-
-def matched_conditions(folder: Path) -> Findings:
-    """Checks on the matched conditions of a dataset pair."""
-    matched = read_parquet(folder / "matched.parquet", "matched_conditions")
-    key = ["pubchem_cid", "cell_type", "pert_time_h", "left_pert_dose_uM", "right_pert_dose_uM"]
-    limit = json.loads((folder / "report.json").read_text())["max_log10_dose_gap"]
-    rules = [
-        *table_rules(MATCHED_CONDITIONS),
-        _unique_together("each pair of conditions occurs once", ["left_row", "right_row"]),
-        Rule(
-            f"doses lie within {10**limit:g}-fold",
-            "ExpectColumnValuesToBeBetween",
-            {"column": "log10_dose_gap", "max_value": limit + 1e-9},
-        ),
-    ]
-    overlap = [_not_empty("the two datasets share at least one condition", "warning")]
-    return {"matching": validate(matched, rules, key), "overlap": validate(matched, overlap, key)}
-
-
-def cross_dataset_agreement(folder: Path) -> Findings:
-    """Checks on the scores of a dataset pair."""
-    scored = read_parquet(folder / "conditions.parquet", "cross_dataset_agreement")
-    rules = [*table_rules(AGREEMENT_CONDITIONS), _unique_together("each pair of conditions is scored once", ["left_row", "right_row"])]
-    return {"scores": validate(scored, rules, ["pubchem_cid", "cell_type", "pert_time_h", "left_pert_dose_uM"])}
-
-
-def replicate_agreement(folder: Path) -> Findings:
-    """Checks on the replicate scores of a dataset."""
-    import pandas as pd
-
-    pairs = read_parquet(folder / "pairs.parquet", "replicate_agreement")
-    key = ["stratum", "pubchem_cid", "pert_dose_uM", "pert_time_h", "left_contrast", "right_contrast"]
-    rules = [*table_rules(REPLICATE_PAIRS), _unique_together("each pair of replicates is scored once", ["stratum", *key[-2:]])]
-    both = pairs.dropna(subset=["spearman_logFC", "unmatched_spearman_logFC"])
-    difference = (both["spearman_logFC"] - both["unmatched_spearman_logFC"]).mean()
-    summary = pd.DataFrame({"pairs": [len(both)], "mean_difference": [difference]})
-    agree = _at_least("replicates agree more than wells of different compounds", "mean_difference", 0, strictly=True, severity="warning")
-    return {
-        "scores": validate(pairs, rules, key),
-        "replicates_agree": validate(summary[summary["pairs"] > 0], [agree], ["pairs"]),
-    }
+# ---- published ---------------------------------------------------------------------------------------------------------------
 
 
 LEAST_PUBLISHED_AGREEMENT = 0.9
@@ -378,20 +326,20 @@ def published_comparison(folder: Path) -> Findings:
     )
     key = ["contrast", "published_name", "published_batch", "perturbagen", "pert_dose_uM"]
     unexplained = compared[(compared["explanation"] == "unexplained") & ~compared["is_padding"]]
-    differing = _at_least(
+    differing = at_least(
         f"a contrast that nothing explains has a Spearman correlation of at least {LEAST_PUBLISHED_AGREEMENT:g}",
         "spearman_logFC",
         LEAST_PUBLISHED_AGREEMENT,
         severity="warning",
     )
-    comparable = _at_least("every contrast has a gene with a value on both sides", "n_genes", 1, severity="warning")
+    comparable = at_least("every contrast has a gene with a value on both sides", "n_genes", 1, severity="warning")
     return {
         "scores": [
             *validate(
                 compared,
                 [
                     *table_rules(PUBLISHED_COMPARISON),
-                    _unique_together("each published row is compared once", ["stratum", "published_name"]),
+                    unique_together("each published row is compared once", ["stratum", "published_name"]),
                 ],
                 key,
             ),
@@ -421,15 +369,15 @@ def training_corpus(folder: Path) -> Findings:
         "values": validate(
             conditions,
             [
-                _not_empty("the corpus has conditions"),
-                _unique_together("each condition occurs once", key),
-                _at_least("doses are positive and finite", "log_dose", -12),
-                _at_least("every condition has values", "n_values", 1),
+                not_empty("the corpus has conditions"),
+                unique_together("each condition occurs once", key),
+                at_least("doses are positive and finite", "log_dose", -12),
+                at_least("every condition has values", "n_values", 1),
             ],
             key,
         ),
         "split_promise": validate(
-            violations.assign(keeps_promise=False), [_equal("the split keeps its promise", "keeps_promise", True)], list(violations.columns)
+            violations.assign(keeps_promise=False), [equal("the split keeps its promise", "keeps_promise", True)], list(violations.columns)
         ),
     }
 
@@ -449,14 +397,14 @@ def compound_embeddings(folder: Path) -> Findings:
     test = evaluation[evaluation["split"] == "test"].set_index("predictor")["rmse"]
     baselines = test.drop(MODEL)
     compared = pd.DataFrame({"baseline": baselines.index, "rmse": baselines.to_numpy(), "gain": (baselines - test[MODEL]).to_numpy()})
-    better = _at_least("the model predicts the test split better than the baseline", "gain", 0, strictly=True, severity="warning")
+    better = at_least("the model predicts the test split better than the baseline", "gain", 0, strictly=True, severity="warning")
     return {
         "vectors": [
             *validate(
                 frame,
                 [
-                    _not_empty("there is at least one perturbation"),
-                    _equal("every vector is finite", "finite", True),
+                    not_empty("there is at least one perturbation"),
+                    equal("every vector is finite", "finite", True),
                     Rule("each perturbation has one vector", "ExpectColumnValuesToBeUnique", {"column": "symbol"}),
                 ],
                 ["symbol", "perturbagen"],
@@ -472,9 +420,10 @@ CHECKS: dict[str, Callable[[Path], Findings]] = {
     "harmonized_samples": harmonized_samples,
     "condition_effects": effects,
     "replicate_effects": effects,
-    "matched_conditions": matched_conditions,
-    "cross_dataset_agreement": cross_dataset_agreement,
-    "replicate_agreement": replicate_agreement,
+    "matched_conditions": agreement.matched_conditions,
+    "cross_dataset_agreement": agreement.cross_dataset_agreement,
+    "replicate_agreement": agreement.replicate_agreement,
+    "compendium_agreement": agreement.compendium_agreement,
     "published_comparison": published_comparison,
     "training_corpus": training_corpus,
     "compound_embeddings": compound_embeddings,

@@ -1,4 +1,7 @@
-"""Pictures of what is there: coverage of the flow, and the samples of a dataset. PNG bytes, by Matplotlib without its global state."""
+"""Pictures of what is there: coverage of the flow, what it asked of machines, and the samples of a dataset.
+
+PNG bytes, by Matplotlib without its global state.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,33 @@ def coverage_grid(coverage: pd.DataFrame) -> bytes:
     axes.set_xlabel("partitions")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(STATE_COLOURS), frameon=False)
+    return to_png(figure)
+
+
+def asked_and_used(report: pd.DataFrame) -> bytes:
+    """Draw the memory and the time that a stage asked for and used, one line a stage and dataset.
+
+    Parameters
+    ----------
+    report
+        Table ``resource_report`` of the contract. What was computed on Dagster's machine asked for nothing and shows what it used.
+    """
+    from matplotlib.figure import Figure
+
+    names = [f"{row.stage}  {row.dataset}" for row in report.itertuples()]
+    figure = Figure(figsize=(10, 0.28 * len(names) + 1.8), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for (what, unit), axis in zip((("memory", "GiB"), ("hours", "h")), axes, strict=True):
+        asked, used = (report[f"{what}_{of}_max"].astype(float).to_numpy() for of in ("asked", "used"))
+        axis.hlines(range(len(names)), used, asked, color="#c9c9c9", linewidth=2, zorder=1)
+        axis.scatter(asked, range(len(names)), color="#d97b3c", s=22, label="asked for, most", zorder=2)
+        axis.scatter(used, range(len(names)), color="#4a7fb0", s=22, label="used, most", zorder=3)
+        axis.set_xscale("log")
+        axis.set_xlabel(f"{'peak memory' if what == 'memory' else 'time'} [{unit}]")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_yticks(range(len(names)), names, fontsize=8)
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return to_png(figure)
 
 

@@ -421,8 +421,9 @@ class _Run:
         }
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
-        with written_whole(self.folder / name) as aside:
-            torch.save(content, aside)
+        # not to a path: torch would write its name, which is random here, into the file
+        with written_whole(self.folder / name) as aside, aside.open("wb") as stream:
+            torch.save(content, stream)
 
     def resume(self, log: Callable[[str], None]) -> None:
         """Take up the state of ``last.pt``, if there is one."""

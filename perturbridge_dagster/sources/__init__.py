@@ -109,6 +109,7 @@ def harmonize(dataset: str, files: Path, *, identity: Identity | None = None, ne
     -------
     Samples × genes. ``obs`` follows ``HARMONIZED_OBS`` with index sample_id, ``var`` follows ``HARMONIZED_VAR`` with index
     ensembl_id; ``X`` is int64 counts, CSR, or float32 log2 intensities, dense; rows are sorted by cell_type and sample_id.
+    Counts of more than 2 GiB stay in a file (``samples.isbacked``) below ``TMPDIR``, which is gone when the samples are.
     ``uns["reconciliation"]`` says, as ``RECONCILIATION``, what each rule dropped, and ``uns["dropped_genes"]``, as ``DROPPED_GENES``,
     which genes were dropped and why. Columns that the registry declares for the dataset follow those of the contract in ``obs``.
 

@@ -6,15 +6,19 @@ belong here: anything that only one source does (its reader), or judging values 
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from functools import reduce
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from perturbridge_dagster.contract import COMPOUND_IDENTITY, DROPPED_GENES, HARMONIZED_VAR, Field
 from perturbridge_dagster.errors import InputError
@@ -32,9 +36,17 @@ from perturbridge_dagster.sources.native import (
     require_controls,
     text,
 )
+from perturbridge_dagster.sources.spilled import SpilledRows, spill_folder
+from perturbridge_dagster.sources.stored import write_rows
 
 if TYPE_CHECKING:
     from perturbridge_dagster.identity.snapshot import Identity
+
+IN_MEMORY = 2**31
+"""Bytes of counts up to which harmonized samples lie in memory; more lie in a file."""
+
+_BYTES_A_COUNT = 12
+"""An int64 count, and the int32 number of its gene."""
 
 NOT_EVERYWHERE = "not in every file of the dataset"
 """Rule of the reconciliation that loses the genes of which another file has no values."""
@@ -80,16 +92,22 @@ def assemble(dataset: Dataset, native: NativeSamples, identity: Identity) -> ad.
     obs = obs.assign(dataset=dataset.id).set_axis(sample_ids).iloc[order]
     targets, var, dropped = _join_genes(native.expressions, dataset, identity, native.steps)
     if dataset.modality == "normalized":
-        values: Any = _intensities(native.expressions, targets, order, len(var))
+        values = _intensities(native.expressions, targets, order, len(var))
+        totals = np.asarray(values.sum(axis=1)).ravel()
     else:
-        values, totals_of = _counts(native.expressions, targets, order, len(var))
+        rows, totals_of = _counts(native.expressions, targets, len(var))
         dropped["counts_lost"] = [totals_of[file][column] for file, column in zip(dropped["n_file"], dropped["column"], strict=True)]
-    totals = np.asarray(values.sum(axis=1)).ravel()
+        totals = rows.totals()[order]
     _require_signal(totals, obs.index, len(var), dataset)
     obs["psbulk_counts"] = totals if dataset.modality == "counts" else None
     _merge_conditions(obs, native.steps)
     account = {"reconciliation": native.steps.frame(), "dropped_genes": _dropped_table(dropped), "compound_identity": compounds}
-    return ad.AnnData(values, obs=_typed(obs, dataset), var=var, uns=account)
+    obs = _typed(obs, dataset)
+    if dataset.modality == "normalized":
+        return ad.AnnData(values, obs=obs, var=var, uns=account)
+    if rows.n_values * _BYTES_A_COUNT <= IN_MEMORY:
+        return ad.AnnData(rows.read(order), obs=obs, var=var, uns=account)
+    return _on_disk(rows, order, obs, var, account)
 
 
 # ---- samples -----------------------------------------------------------------------------------------------------------------
@@ -375,16 +393,30 @@ def _intensities(expressions: list[Expression], targets: list[np.ndarray], order
     return values
 
 
-def _counts(
-    expressions: list[Expression], targets: list[np.ndarray], order: np.ndarray, n_genes: int
-) -> tuple[sparse.csr_matrix, list[np.ndarray]]:
-    """Samples in their final order × current genes, CSR int64; and, for each file, the total of each of its genes."""
-    blocks, totals = [], [np.zeros(len(target), dtype=np.int64) for target in targets]
+def _counts(expressions: list[Expression], targets: list[np.ndarray], n_genes: int) -> tuple[SpilledRows, list[np.ndarray]]:
+    """Samples in the order of the files × current genes, int64; and, for each file, the total of each of its genes."""
+    rows, totals = SpilledRows(), [np.zeros(len(target), dtype=np.int64) for target in targets]
     for expression, target, total in zip(expressions, targets, totals, strict=True):
         for block in expression.blocks:
             total += np.asarray(block.sum(axis=0)).ravel()
-            blocks.append(sum_genes(block, target, n_genes))
-    return sparse.vstack(blocks, format="csr")[order], totals
+            current = sum_genes(block, target, n_genes)
+            current.sort_indices()
+            rows.append(current)
+    return rows, totals
+
+
+def _on_disk(rows: SpilledRows, order: np.ndarray, obs: pd.DataFrame, var: pd.DataFrame, account: dict[str, pd.DataFrame]) -> ad.AnnData:
+    """Harmonized samples whose counts lie in a file, which is gone when they are."""
+    folder = Path(mkdtemp(prefix="perturbridge-", dir=spill_folder()))
+    file = folder / "harmonized.h5ad"
+    ad.AnnData(obs=obs, var=var).write_h5ad(file)
+    with h5py.File(file, "r+") as opened:
+        write_rows(opened, rows.blocks(order), (len(obs), len(var)), rows.n_values)
+    samples = ad.read_h5ad(file, backed="r")
+    weakref.finalize(samples, rmtree, folder, ignore_errors=True)
+    # as they are, not as they come back from a file
+    samples.obs, samples.var, samples.uns = obs, var, account
+    return samples
 
 
 def _distinct(names: tuple[str, ...]) -> str:

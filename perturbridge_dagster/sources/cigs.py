@@ -34,7 +34,8 @@ from perturbridge_dagster.sources.native import (
     require_controls,
     require_unique,
 )
-from perturbridge_dagster.sources.stored import as_counts, selected_rows
+from perturbridge_dagster.sources.spilled import SpilledRows
+from perturbridge_dagster.sources.stored import as_counts
 from perturbridge_dagster.sources.workbooks import cell_text, header_and_rows, read_table
 
 TIME_H = 24.0
@@ -122,9 +123,9 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     series, expressions, n_genes = [], [], 0
     for name, counts_file, samples_file in _pairs(files, dataset.id):
         described = _samples(samples_file, name, layout, dataset)
-        ids, genes, blocks = read_counts(counts_file, dataset.id)
-        series.append(_joined(ids, blocks, described, dataset.id, counts_file))
-        expressions.append((counts_file, genes, blocks))
+        ids, genes, counts = read_counts(counts_file, dataset.id)
+        series.append(_joined(ids, counts, described, dataset.id, counts_file))
+        expressions.append((counts_file, genes, counts))
         n_genes += len(genes)
     everything = pd.concat(series)
     steps.start("samples", len(everything))
@@ -136,8 +137,8 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     return NativeSamples(
         _obs(kept, compounds, dataset),
         [
-            Expression(file, _checked(blocks, of_series, kept.index, genes, dataset.id, file), genes, "symbol")
-            for (file, genes, blocks), of_series in zip(expressions, series, strict=True)
+            Expression(file, _checked(counts, of_series, kept.index, genes, dataset.id, file), genes, "symbol")
+            for (file, genes, counts), of_series in zip(expressions, series, strict=True)
             if of_series.index.isin(kept.index).any()
         ],
         steps,
@@ -145,13 +146,13 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
 
 
 def _checked(
-    blocks: list[sparse.csr_matrix], of_series: pd.DataFrame, kept: pd.Index, genes: pd.Index, dataset: str, file: Path
+    counts: SpilledRows, of_series: pd.DataFrame, kept: pd.Index, genes: pd.Index, dataset: str, file: Path
 ) -> Iterator[sparse.csr_matrix]:
     """Counts of the kept samples of a series."""
     selected = of_series.index.isin(kept)
     names = of_series.index[selected]
     start = 0
-    for block in selected_rows(blocks, selected):
+    for block in counts.selected(selected):
         yield as_counts(block, names[start : start + block.shape[0]], genes, dataset, file)
         start += block.shape[0]
 
@@ -179,8 +180,8 @@ def _series(file: Path) -> str:
     return unicodedata.normalize("NFKC", re.sub(r"_(Counts|MetaData)$", "", file.stem))
 
 
-def read_counts(file: Path, dataset: str) -> tuple[pd.Index, pd.Index, list[sparse.csr_matrix]]:
-    """Sample ids, gene symbols, and counts of the samples, some rows at a time.
+def read_counts(file: Path, dataset: str) -> tuple[pd.Index, pd.Index, SpilledRows]:
+    """Sample ids, gene symbols, and counts of the samples.
 
     Values are kept as they are, but for being sparse; whether they are counts is seen when they are used.
     """
@@ -189,7 +190,7 @@ def read_counts(file: Path, dataset: str) -> tuple[pd.Index, pd.Index, list[spar
     genes = pd.Index([repaired_symbol(cell) for cell in header[1:]])
     require_unique(genes.to_series(name="gene"), "a gene", dataset, file)
     ids: list[str] = []
-    blocks = []
+    counts = SpilledRows()
     pending: list[np.ndarray] = []
     for row in rows:
         if row[0] == "":
@@ -197,15 +198,15 @@ def read_counts(file: Path, dataset: str) -> tuple[pd.Index, pd.Index, list[spar
         ids.append(cell_text(row[0]))
         pending.append(_numbers(row[1:], ids[-1], genes, dataset, file))
         if len(pending) == ROWS_AT_ONCE:
-            blocks.append(_narrowed(sparse.csr_matrix(np.stack(pending))))
+            counts.append(_narrowed(sparse.csr_matrix(np.stack(pending))))
             pending.clear()
     if pending:
-        blocks.append(_narrowed(sparse.csr_matrix(np.stack(pending))))
-    if not blocks:
+        counts.append(_narrowed(sparse.csr_matrix(np.stack(pending))))
+    if not counts.n_rows:
         raise InputError("there is no sample.", dataset=dataset, file=file, expected="one row a sample below the header")
     index = pd.Index(ids)
     require_unique(index.to_series(name=str(header[0])), "a sample", dataset, file)
-    return index, genes, blocks
+    return index, genes, counts
 
 
 def _narrowed(values: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -335,7 +336,7 @@ def _wells(rows: pd.Series, columns: pd.Series) -> pd.Series:
     return first_known(letters.astype(object).where(letters.notna(), None), rows) + columns
 
 
-def _joined(ids: pd.Index, blocks: list[sparse.csr_matrix], described: pd.DataFrame, dataset: str, file: Path) -> pd.DataFrame:
+def _joined(ids: pd.Index, counts: SpilledRows, described: pd.DataFrame, dataset: str, file: Path) -> pd.DataFrame:
     """One row a row of counts, with its total, and null where nothing describes it."""
     if not ids.isin(described.index).any():
         raise InputError(
@@ -345,9 +346,8 @@ def _joined(ids: pd.Index, blocks: list[sparse.csr_matrix], described: pd.DataFr
             rows=list(ids[:5]),
             expected=f"ids as in the workbook of samples: {', '.join(map(str, described.index[:3]))}",
         )
-    totals = np.concatenate([np.asarray(block.sum(axis=1)).ravel() for block in blocks])
     series = described["series"].iloc[0]
-    joined = described.reindex(ids).assign(series=series, total=totals)
+    joined = described.reindex(ids).assign(series=series, total=counts.totals())
     # ids repeat between series
     return joined.set_axis(series + "." + ids, axis=0)
 

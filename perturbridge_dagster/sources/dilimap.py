@@ -33,7 +33,8 @@ from perturbridge_dagster.sources.native import (
     require_controls,
     text,
 )
-from perturbridge_dagster.sources.stored import as_counts, matrix_shape, member, open_hdf5, row_blocks, selected_rows
+from perturbridge_dagster.sources.spilled import SpilledRows
+from perturbridge_dagster.sources.stored import as_counts, matrix_shape, member, open_hdf5, row_blocks
 
 Array = npt.NDArray[np.float64]
 
@@ -81,7 +82,7 @@ class _File:
 
     file: Path
     samples: pd.DataFrame
-    blocks: list[sparse.csr_matrix]
+    counts: SpilledRows
     genes: pd.Index
 
 
@@ -123,7 +124,7 @@ def _checked(one: _File, kept: pd.Index, dataset: str) -> Iterator[sparse.csr_ma
     selected = one.samples.index.isin(kept)
     names = one.samples.index[selected]
     start = 0
-    for block in selected_rows(one.blocks, selected):
+    for block in one.counts.selected(selected):
         yield _whole(block, names[start : start + block.shape[0]], one.genes, dataset, one.file)
         start += block.shape[0]
 
@@ -155,40 +156,41 @@ def _file(file: Path, role: str, dataset: str) -> _File:
         # the source's row names repeat
         names = pd.Index([f"{role}:{number}:{name}" for number, name in enumerate(obs.index)])
         genes = pd.Index(var["gene_id"].astype(str))
-        blocks = []
+        is_mitochondrial = np.flatnonzero(var.index.astype(str).str.startswith("MT-"))
+        counts, mitochondrial, largest, has_fractions = SpilledRows(), [], 0.0, False
         for start, block in row_blocks(stored):
             # the quality rules see all values, so all must be counts
             _whole(block, names[start : start + block.shape[0]], genes, dataset, file)
-            blocks.append(block)
-    _require_counts_or_expected(blocks, dataset, file)
+            counts.append(block)
+            mitochondrial.append(np.asarray(block[:, is_mitochondrial].sum(axis=1)).ravel())
+            largest = max(largest, float(block.data.max(initial=0)))
+            has_fractions = has_fractions or bool((block.data % 1 != 0).any())
+    _require_counts_or_expected(largest, has_fractions, dataset, file)
     samples = obs[list(SAMPLE_COLUMNS)].astype(object).apply(text).set_axis(names, axis=0)
     if samples["PLATE_NAME"].isna().any():
         raise InputError(
             "samples have no plate.", dataset=dataset, file=file, rows=list(names[samples["PLATE_NAME"].isna()]), column="PLATE_NAME"
         )
-    mitochondrial = var.index.astype(str).str.startswith("MT-")
-    if not mitochondrial.any():
+    if not len(is_mitochondrial):
         raise InputError(
             "no gene is mitochondrial, so the quality rule cannot be applied.",
             dataset=dataset,
             file=file,
             expected="symbols as names of the genes, such as MT-CO1",
         )
-    counts = sparse.vstack(blocks, format="csr")
-    samples["total"] = np.asarray(counts.sum(axis=1)).ravel()
+    samples["total"] = counts.totals()
     with np.errstate(invalid="ignore", divide="ignore"):
-        samples["mitochondrial"] = 100 * np.asarray(counts[:, np.flatnonzero(mitochondrial)].sum(axis=1)).ravel() / samples["total"]
+        samples["mitochondrial"] = 100 * np.concatenate(mitochondrial) / samples["total"]
     agrees = np.zeros(len(names), bool)
     for of_plate in samples.groupby("PLATE_NAME", sort=False).indices.values():
         group = samples["CMPD_DOSE"].iloc[of_plate].fillna("")
-        agrees[of_plate] = replicates_agree(correlations(counts[of_plate]), group.to_numpy(str))
-    return _File(file, samples.assign(agrees=agrees), blocks, genes)
+        agrees[of_plate] = replicates_agree(correlations(counts.read(of_plate)), group.to_numpy(str))
+    return _File(file, samples.assign(agrees=agrees), counts, genes)
 
 
-def _require_counts_or_expected(blocks: list[sparse.csr_matrix], dataset: str, file: Path) -> None:
+def _require_counts_or_expected(largest: float, has_fractions: bool, dataset: str, file: Path) -> None:
     """Refuse logarithms: counts of this assay may have fractions, being expected counts of ambiguous reads, but are large."""
-    largest = max((float(block.data.max(initial=0)) for block in blocks), default=0.0)
-    if largest < LOG_VALUES_BELOW and any((block.data % 1 != 0).any() for block in blocks):
+    if largest < LOG_VALUES_BELOW and has_fractions:
         raise InputError(
             f"values have fractions, and the largest is {largest:g}.",
             dataset=dataset,

@@ -30,7 +30,8 @@ from perturbridge_dagster.sources.native import (
     require_unique,
     text,
 )
-from perturbridge_dagster.sources.stored import as_counts, matrix_shape, member, open_hdf5, row_blocks, selected_rows
+from perturbridge_dagster.sources.spilled import SpilledRows
+from perturbridge_dagster.sources.stored import as_counts, matrix_shape, member, open_hdf5, row_blocks
 
 SAMPLE_COLUMNS = (
     "container_id",
@@ -88,11 +89,11 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
         steps.drop("genes", f"spike-in, {SPIKE_IN}…", int(spike_in.sum()))
         steps.drop("genes", "no Ensembl id, symbol or name", int((~spike_in & ~native).sum()))
         names = pd.Index(genes[native])
-        blocks = [
-            as_counts(block[:, np.flatnonzero(native)], rows[start : start + block.shape[0]], names, dataset.id, counts_file)
-            for start, block in row_blocks(stored)
-        ]
-    total = pd.Series(np.concatenate([np.asarray(block.sum(axis=1)).ravel() for block in blocks]), index=rows)
+        counts = SpilledRows()
+        for start, block in row_blocks(stored):
+            of_block = rows[start : start + block.shape[0]]
+            counts.append(as_counts(block[:, np.flatnonzero(native)], of_block, names, dataset.id, counts_file))
+    total = pd.Series(counts.totals(), index=rows)
     samples = _kept(samples, total, dataset, steps)
     structures = _structures(compounds_file, dataset.id).reindex(samples["compound"]).set_axis(samples.index)
     is_control = samples["sample_type"].isin(dataset.control.labels)
@@ -113,7 +114,7 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
         }
     )
     obs = obs.join(samples[[name for name in CONSTANT_COLUMNS if name in samples]])
-    return NativeSamples(obs, [Expression(counts_file, selected_rows(blocks, rows.isin(samples.index)), names, "mixed")], steps)
+    return NativeSamples(obs, [Expression(counts_file, counts.selected(rows.isin(samples.index)), names, "mixed")], steps)
 
 
 def _samples(rows: pd.Index, file: Path, dataset: str, steps: Reconciliation) -> pd.DataFrame:

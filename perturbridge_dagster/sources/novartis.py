@@ -32,7 +32,8 @@ from perturbridge_dagster.sources.native import (
     text,
 )
 from perturbridge_dagster.sources.rdata_stream import count_matrix, data_frame, read_rdata
-from perturbridge_dagster.sources.stored import as_counts, selected_rows
+from perturbridge_dagster.sources.spilled import SpilledRows
+from perturbridge_dagster.sources.stored import as_counts
 
 WELL_COLUMNS = (
     "batch_id",
@@ -89,13 +90,10 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     compounds = read_compounds(only(files, "compounds", dataset.id), dataset.id)
     ensembl = read_genes(only(files, "genes", dataset.id), dataset.id)
 
-    plates = _plates(counts_file, dataset.id)
-    genes = plates[0].genes
-    wells = read_wells(pd.concat([plate.wells for plate in plates]), dataset.id, counts_file)
-    blocks = [plate.counts for plate in plates]
-    plates.clear()
+    counts, annotation, genes = _plates(counts_file, dataset.id)
+    wells = read_wells(annotation, dataset.id, counts_file)
     steps.start("samples", len(wells))
-    total = pd.Series(np.concatenate([np.asarray(block.sum(axis=1)).ravel() for block in blocks]), index=wells.index)
+    total = pd.Series(counts.totals(), index=wells.index)
     kept = steps.keep("samples", "total count of 0", wells, total > 0)
     kept = filter_wells(kept, robust, dataset, steps)
 
@@ -105,27 +103,32 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     columns = np.flatnonzero(ids.notna())
     obs = samples_of(kept, compounds, dataset)
     selected = wells.index.isin(kept.index)
-    rows = _checked(selected_rows(blocks, selected), obs.index, genes, columns, dataset.id, counts_file)
+    rows = _checked(counts.selected(selected), obs.index, genes, columns, dataset.id, counts_file)
     return NativeSamples(obs, [Expression(counts_file, rows, pd.Index(ids.iloc[columns]), "ensembl")], steps)
 
 
 # ---- counts ------------------------------------------------------------------------------------------------------------------
 
 
-def _plates(file: Path, dataset: str) -> list[Plate]:
-    """Every plate of the file, all with the genes of the first in its order."""
-    plates: list[Plate] = []
+def _plates(file: Path, dataset: str) -> tuple[SpilledRows, pd.DataFrame, pd.Index]:
+    """Counts of the wells of every plate, their annotation in that order, and the genes of the first plate, which all have."""
+    counts = SpilledRows()
+    wells: list[pd.DataFrame] = []
+    genes: list[pd.Index] = []
 
     def reduce(elements: dict[str, RObject]) -> str | None:
         if "UMI.counts" not in elements:
             return None
-        plates.append(_plate(elements, plates[0].genes if plates else None, dataset, file))
+        plate = _plate(elements, genes[0] if genes else None, dataset, file)
+        counts.append(plate.counts)
+        wells.append(plate.wells)
+        genes.append(plate.genes)
         return "read"
 
     read_rdata(file, dataset, reduce=reduce)
-    if not plates:
+    if not wells:
         raise InputError("there is no plate.", dataset=dataset, file=file, expected="lists with UMI.counts and Annotation")
-    return plates
+    return counts, pd.concat(wells), genes[0]
 
 
 def _plate(elements: dict[str, RObject], genes: pd.Index | None, dataset: str, file: Path) -> Plate:

@@ -1,4 +1,4 @@
-"""Reading a stored matrix piece by piece, and what counts must be.
+"""Reading and writing a stored matrix piece by piece, and what counts must be.
 
 Belongs here: opening HDF5 files with errors for people, blocks of rows that bound memory, reading them on all cores, refusing what are
 not counts. Does not belong here: what rows and columns mean (the readers), what is done with the blocks.
@@ -230,6 +230,31 @@ def row_blocks(
         yield start, sparse.csr_matrix((values, indices, pointer), shape=(stop - start, matrix.shape[1]))
 
 
+def write_rows(opened: h5py.File, blocks: Iterator[sparse.csr_matrix], shape: tuple[int, int], n_values: int) -> None:
+    """Write ``X`` of an h5ad file, CSR int64 counts, a block at a time.
+
+    Parameters
+    ----------
+    opened
+        The file, open for writing, without ``X``.
+    blocks
+        All rows, in order.
+    shape, n_values
+        Rows and columns, and stored values of all blocks.
+    """
+    index = np.int32 if n_values <= np.iinfo(np.int32).max else np.int64
+    group = opened.create_group("X")
+    group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
+    values, columns = (group.create_dataset(name, (n_values,), dtype) for name, dtype in (("data", np.int64), ("indices", index)))
+    pointer = np.zeros(shape[0] + 1, np.int64)
+    row = written = 0
+    for block in blocks:
+        values[written : written + block.nnz], columns[written : written + block.nnz] = block.data, block.indices
+        pointer[row + 1 : row + 1 + block.shape[0]] = written + block.indptr[1:]
+        row, written = row + block.shape[0], written + block.nnz
+    group.create_dataset("indptr", data=pointer.astype(index))
+
+
 def is_by_column(stored: h5py.Dataset | h5py.Group) -> bool:
     """Whether a matrix is stored as compressed columns."""
     return isinstance(stored, h5py.Group) and str(_attribute(stored, "encoding-type", "h5sparse_format")).startswith("csc")
@@ -285,20 +310,3 @@ def as_counts(block: sparse.csr_matrix, rows: pd.Index, genes: pd.Index, dataset
             advice="Use the raw counts, not normalized or log-transformed values.",
         )
     return block.astype(np.int64)
-
-
-def selected_rows(blocks: list[sparse.csr_matrix], selected: np.ndarray) -> Iterator[sparse.csr_matrix]:
-    """The selected rows of consecutive blocks; each block leaves the list, so that its memory is free once it is used.
-
-    Parameters
-    ----------
-    blocks
-        Blocks of rows, in order. The list is emptied.
-    selected
-        Whether each row, counted through all blocks, is selected.
-    """
-    start = 0
-    while blocks:
-        block = blocks.pop(0)
-        yield block[np.flatnonzero(selected[start : start + block.shape[0]])]
-        start += block.shape[0]

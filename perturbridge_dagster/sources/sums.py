@@ -12,6 +12,8 @@ sums take no more than the array, nor more than four times the result, which tak
 
 from __future__ import annotations
 
+import math
+from mmap import mmap
 from threading import Lock
 from typing import Any
 
@@ -210,6 +212,11 @@ def _write_array(array: NDArray[Any], pointer: NDArray[np.int64], genes: NDArray
                 k += 1
 
 
+def _zeros(shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Zeros whose memory the system has back once they are gone, so that a tile and its part of the result are never there at once."""
+    return np.frombuffer(mmap(-1, max(math.prod(shape) * dtype.itemsize, 1)), dtype, math.prod(shape)).reshape(shape)
+
+
 class _Tile:
     """Sums of neighbouring samples, in a table or an array."""
 
@@ -253,7 +260,7 @@ class _Tile:
 
     def _become_array(self) -> None:
         assert self.keys is not None
-        array = np.zeros(self.shape, self.sums.dtype)
+        array = _zeros(self.shape, self.sums.dtype)
         taken = self.keys != _FREE
         array.ravel()[self.keys[taken]] = self.sums[taken]
         self.keys, self.sums = None, array

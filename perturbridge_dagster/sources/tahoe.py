@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.doses import parse_dose_uM, parse_time_h
@@ -39,6 +38,7 @@ from perturbridge_dagster.sources.native import (
     text,
 )
 from perturbridge_dagster.sources.single_cell import pseudobulk
+from perturbridge_dagster.sources.spilled import SpilledRows
 from perturbridge_dagster.sources.stored import member, open_hdf5
 
 CELL_COLUMNS = ("plate", "gene_count", "tscp_count", "pcnt_mito", "cell_line_ontology_id", "pert_compound", "pert_dose", "pert_time")
@@ -69,21 +69,14 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     wells = read_wells(only(files, "wells", dataset.id), dataset.id) if files["wells"] else None
     names = _gene_names(plates[0][0], dataset.id)
     genes = gene_ids(names, files, dataset.id)
-    parts = [_plate(counts_file, cells_file, names, genes, wells, dataset) for counts_file, cells_file in plates]
+    sums = SpilledRows()
+    parts = [_plate(counts_file, cells_file, names, genes, wells, dataset, sums) for counts_file, cells_file in plates]
     steps = summed([part.account for part in parts])
     samples = pd.concat([part.samples for part in parts], ignore_index=True)
     steps.lose_conditions(NO_CELLS, pd.concat([part.conditions for part in parts]).astype(object), samples[list(CONDITION)].astype(object))
     steps.start("genes", len(names))
     obs = _obs(samples, files, dataset)
-    sums = [part.sums for part in parts]
-    del parts
-    return NativeSamples(obs, [Expression(plates[0][0], _consumed(sums), genes[0], "mixed")], steps)
-
-
-def _consumed(sums: list[sparse.csr_matrix]) -> Iterator[sparse.csr_matrix]:
-    """The blocks in order; each leaves the list, so that its memory is free once it is used."""
-    while sums:
-        yield sums.pop(0)
+    return NativeSamples(obs, [Expression(plates[0][0], sums.blocks(np.arange(sums.n_rows)), genes[0], "mixed")], steps)
 
 
 def summed(accounts: list[Reconciliation]) -> Reconciliation:
@@ -119,10 +112,9 @@ def _plates(files: dict[str, list[Path]], dataset: str) -> list[tuple[Path, Path
 
 
 class _Plate(NamedTuple):
-    """Samples of one plate, their sums, the conditions that its cells have, and what was dropped."""
+    """Samples of one plate, the conditions that its cells have, and what was dropped."""
 
     samples: pd.DataFrame
-    sums: sparse.csr_matrix
     conditions: pd.DataFrame
     account: Reconciliation
 
@@ -134,8 +126,15 @@ def _gene_names(counts_file: Path, dataset: str) -> pd.Index:
 
 
 def _plate(
-    counts_file: Path, cells_file: Path, names: pd.Index, genes: tuple[pd.Index, pd.Series], wells: pd.DataFrame | None, dataset: Dataset
+    counts_file: Path,
+    cells_file: Path,
+    names: pd.Index,
+    genes: tuple[pd.Index, pd.Series],
+    wells: pd.DataFrame | None,
+    dataset: Dataset,
+    sums: SpilledRows,
 ) -> _Plate:
+    """Samples of a plate; their sums are appended to those of the other plates."""
     if not names.equals(_gene_names(counts_file, dataset.id)):
         raise InputError(
             "its genes are not those of the first plate.",
@@ -152,7 +151,8 @@ def _plate(
         account.start("cells", len(cells))
         stored = member(opened, "X", dataset.id)
         samples, values = pseudobulk(stored, cells, *genes, account, dataset=dataset.id, counts_file=counts_file, cells_file=cells_file)
-    return _Plate(samples, values, cells[list(CONDITION)].drop_duplicates(), account)
+    sums.append(values)
+    return _Plate(samples, cells[list(CONDITION)].drop_duplicates(), account)
 
 
 def _words(column: pd.Series) -> pd.Series:

@@ -3,7 +3,7 @@
 Belongs here: the layout of a release, the same for all of them, and which genes and samples are kept. Does not belong here: the
 contract (``assemble.py``), identifiers (``identity/``).
 
-A release has about 79,000 genes × 29,000 samples; samples are read some columns at a time and kept as sparse rows.
+A release has about 79,000 genes × 29,000 samples; samples are read some columns at a time and kept as sparse rows (``spilled.py``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from perturbridge_dagster.sources.native import (
     require_unique,
     text,
 )
-from perturbridge_dagster.sources.stored import MAX_VALUES, as_counts, selected_rows
+from perturbridge_dagster.sources.spilled import SpilledRows
+from perturbridge_dagster.sources.stored import MAX_VALUES, as_counts
 
 SAMPLE_COLUMNS = (
     "sequenced_id",
@@ -69,9 +70,9 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
     counts_file, samples_file, compounds_file = (only(files, role, dataset.id) for role in ("counts", "samples", "compounds"))
     samples = _samples(samples_file, dataset, steps)
     samples = samples.join(_compounds(compounds_file, dataset.id), on="compound")
-    samples, genes, blocks = _counts(samples, counts_file, samples_file, dataset.id, steps)
+    samples, genes, rows = _counts(samples, counts_file, samples_file, dataset.id, steps)
 
-    total = pd.Series(np.concatenate([np.asarray(block.sum(axis=1)).ravel() for block in blocks]), index=samples.index)
+    total = pd.Series(rows.totals(), index=samples.index)
     samples = steps.keep("samples", "total count of 0", samples, total > 0)
     flagged = _flag(samples["is_control"], dataset, samples_file)
     is_vehicle = samples["user_compound_id"].isin(dataset.control.labels)
@@ -94,7 +95,7 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
             "pubchem_cid": None,
         }
     )
-    selected = selected_rows(blocks, total.index.isin(samples.index))
+    selected = rows.selected(total.index.isin(samples.index))
     return NativeSamples(obs, [Expression(counts_file, selected, genes, "ensembl")], steps)
 
 
@@ -131,8 +132,8 @@ def _compounds(file: Path, dataset: str) -> pd.DataFrame:
 
 def _counts(
     samples: pd.DataFrame, file: Path, samples_file: Path, dataset: str, steps: Reconciliation
-) -> tuple[pd.DataFrame, pd.Index, list[sparse.csr_matrix]]:
-    """Samples that were sequenced, genes without spike-ins, and blocks of the counts, samples × genes."""
+) -> tuple[pd.DataFrame, pd.Index, SpilledRows]:
+    """Samples that were sequenced, genes without spike-ins, and the counts, samples × genes."""
     try:
         stored = pq.ParquetFile(file)
         names = stored.schema_arrow.names
@@ -162,14 +163,14 @@ def _counts(
         steps.start("genes", len(genes))
         steps.drop("genes", f"spike-in, {SPIKE_IN}…", int((~native).sum()))
         width = max(1, MAX_VALUES // max(1, len(genes)))
-        blocks = []
+        rows = SpilledRows()
         for start in range(0, len(samples), width):
             columns = list(samples.index[start : start + width])
             dense = np.stack([_column(stored_column, name, genes, dataset, file) for name, stored_column in _columns(stored, columns)])
-            blocks.append(as_counts(sparse.csr_matrix(dense[:, native]), pd.Index(columns), genes[native], dataset, file))
+            rows.append(as_counts(sparse.csr_matrix(dense[:, native]), pd.Index(columns), genes[native], dataset, file))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"the file cannot be read as Parquet ({error}).", dataset=dataset, file=file, advice="Fetch it again.") from error
-    return samples, genes[native], blocks
+    return samples, genes[native], rows
 
 
 def _columns(stored: pq.ParquetFile, names: list[str]) -> list[tuple[str, pa.ChunkedArray]]:

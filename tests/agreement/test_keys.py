@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perturbridge_dagster.agreement.keys import compound_keys, condition_keys, number_key, number_keys
+from perturbridge_dagster.agreement.keys import compound_keys, condition_keys, condition_text, number_key, number_keys
 from perturbridge_dagster.errors import InputError
 
 
@@ -78,3 +78,24 @@ def test_text_that_is_no_dose_is_refused() -> None:
 def test_missing_column_is_named() -> None:
     with pytest.raises(InputError, match="lacks pert_time_h"):
         condition_keys(pd.DataFrame({"pubchem_cid": [1], "cell_type": ["A549"], "pert_dose_uM": [1.0]}))
+
+
+def test_condition_as_text() -> None:
+    assert condition_text(2244, "CVCL_0023", 24.0, 0.1 + 0.2) == "2244|CVCL_0023|24|0.3"
+    assert condition_text(np.int64(1), "A549", 6.0, 1e-9, 10.0) == "1|A549|6|1e-09|10"
+
+
+def test_compounds_by_parent_structure() -> None:
+    conditions = pd.DataFrame(
+        {
+            "pubchem_cid": pd.array([1, 2, None, None], dtype="Int64"),
+            "parent_key": ["A", "nan", "A", None],
+            "cell_type": "A549",
+            "pert_time_h": 24.0,
+            "pert_dose_uM": 1.0,
+        }
+    )
+    assert condition_keys(conditions)["compound"].tolist() == ["1", "2", None, None]
+    keys = condition_keys(conditions, "parent_key")
+    assert keys["compound"].tolist() == ["A", "2", "A", None]
+    assert keys["eligible"].tolist() == [True, True, False, False]

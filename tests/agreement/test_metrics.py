@@ -8,7 +8,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import spearmanr
 
-from perturbridge_dagster.agreement.metrics import direction_agreement_rows, mean_rows, significant, spearman_rows
+from perturbridge_dagster.agreement.metrics import METRICS, mean_rows, significant, spearman_rows
+from perturbridge_dagster.contract import METRIC_NAMES
 
 # Few distinct values make ties; NaN makes genes that one side lacks.
 _signatures = arrays(np.float32, (4, 9), elements=st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0, np.nan, np.inf]))
@@ -53,27 +54,17 @@ def test_significant_is_strict_and_needs_a_finite_effect() -> None:
     assert significant(log_fc, adj_p).tolist() == [[False, True, False, True, False, False]]
 
 
-def test_direction_agreement() -> None:
-    left = np.array([[1.0, -1.0, 2.0, np.nan, 1.0]])
-    right = np.array([[2.0, 1.0, 3.0, 1.0, -1.0]])
-    genes = np.array([[True, True, True, True, False]])
-    share, n_genes = direction_agreement_rows(left, right, genes)
-    assert_allclose(share, [2 / 3])
-    assert n_genes.tolist() == [3]
-    assert np.isnan(direction_agreement_rows(left, right, genes, minimum=4)[0]).all()
-
-
-def test_direction_agreement_without_genes_is_undefined() -> None:
-    for minimum in (0, 1):
-        share, n_genes = direction_agreement_rows(np.ones((2, 3)), np.ones((2, 3)), np.zeros((2, 3), dtype=bool), minimum)
-        assert np.isnan(share).all()
-        assert n_genes.tolist() == [0, 0]
-
-
-def test_direction_agreement_of_one_gene() -> None:
-    share, _ = direction_agreement_rows(np.array([[1.0], [1.0]]), np.array([[2.0], [-2.0]]), np.ones((2, 1), dtype=bool))
-    assert share.tolist() == [1.0, 0.0]
-
-
 def test_mean_of_finite_values() -> None:
     assert_array_equal(mean_rows(np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.inf]])), [2.0, np.nan])
+
+
+def test_registry_of_metrics_follows_the_contract() -> None:
+    assert tuple(METRICS) == METRIC_NAMES
+    for name, metric in METRICS.items():
+        assert metric.name == name
+        assert metric.minimum in (-1, 0)
+        assert metric.maximum == 1
+        assert metric.by_chance is None or metric.minimum <= metric.by_chance < metric.maximum
+        assert metric.sentence.endswith(("?", "."))
+        assert metric.centroid.endswith(".")
+    assert len({metric.title for metric in METRICS.values()}) == len(METRICS)

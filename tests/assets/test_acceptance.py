@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from assets.checks import evaluations
-from assets.making import BatchInputs
+from assets.making import Inputs
 from perturbridge_dagster.errors import UnacceptedInputError
 from perturbridge_dagster.written import read_stamp
 from resources.store import ACCEPTED
@@ -31,7 +31,7 @@ def test_a_run_started_on_its_own_refuses_an_unaccepted_input_and_names_the_chec
     assert home.store.current("condition_effects", EFFECTS) is None
     assert home.planner().state("condition_effects", EFFECTS)[0] == "waiting"
 
-    allowed = home.run("condition_effects", EFFECTS, BatchInputs(allow_unaccepted=True))
+    allowed = home.run("condition_effects", EFFECTS, Inputs(allow_unaccepted=True))
     assert allowed.success
     tainted = home.store.current("condition_effects", EFFECTS)
     assert read_stamp(tainted.folder / "contrasts.parquet").unaccepted_inputs == ("harmonized_samples vcpi_0001: dose_time (failed)",)

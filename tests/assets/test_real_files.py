@@ -58,13 +58,15 @@ def test_known_drugs_do_what_they_are_known_for(home):
 
 def test_matched_replicates_agree_clearly_more_than_unmatched_ones(home):
     folder = home.store.current("replicate_agreement", DATASET).folder
-    pairs = read_parquet(folder / "pairs.parquet", "replicate_agreement")
-    ht115 = pairs[pairs["cell_type"] == HT115]
-    matched, unmatched = ht115["spearman_logFC"].mean(), ht115["unmatched_spearman_logFC"].mean()
+    pairs, scores = (read_parquet(folder / f"{name}.parquet", "replicate_agreement") for name in ("pairs", "scores"))
+    scores = scores[scores["metric"] == "spearman_logFC"]
+    ht115 = pairs.merge(scores, on=["stratum", "left_contrast", "right_contrast"], suffixes=("", "_of_score"))
+    ht115 = ht115[ht115["cell_type"] == HT115]
+    matched, unmatched = ht115["score"].mean(), ht115["unmatched_spearman_logFC"].mean()
     print(f"HT115: {len(ht115)} pairs, matched {matched:.3f}, unmatched {unmatched:.3f}")
     assert len(ht115) > 250
     assert matched > unmatched + 0.08
-    differences = (ht115["spearman_logFC"] - ht115["unmatched_spearman_logFC"]).dropna()
+    differences = (ht115["score"] - ht115["unmatched_spearman_logFC"]).dropna()
     assert differences.mean() / (differences.std() / np.sqrt(len(differences))) > 5
     summary = read_parquet(folder / "cell_contexts.parquet", "replicate_agreement").set_index(["cell_type", "metric"])
     assert summary.loc[(HT115, "spearman_logFC"), "unmatched"] == pytest.approx(unmatched, abs=0.02)

@@ -66,24 +66,37 @@ def test_contrasts_that_can_be_estimated_need_no_words(stored: Made) -> None:
     assert [(finding.passed, finding.note) for finding in _estimable(made)] == [(True, "")]
 
 
-def test_a_filter_that_asks_for_one_sample_is_warned_of_with_what_would_ask_for_more(stored: Made) -> None:
+def test_many_genes_with_little_support_are_warned_of_with_what_would_leave_them_out(stored: Made) -> None:
     finding = _gene_support(stored(**filtered()))
     assert not finding.passed
     assert finding.rule.severity == "warning"
     assert finding.note == (
-        "it asked for 1; 1 of 3 tested genes reach its cut-off in fewer than 2% of the 100 samples; "
+        "1 of 3 reach the cut-off of the filter in fewer than 2 of 100 samples; it asked for 1; "
         'gene_filter="supported" asks for a share of the samples'
     )
-    assert finding.said == f"the gene filter asks for at least 2 samples ({finding.note})"
+    assert finding.said == f"at most 10% of the tested genes have little support ({finding.note})"
+    assert finding.failing_rows["share_with_little_support"].tolist() == pytest.approx([1 / 3])
     assert "supported_share" in _gene_support(stored(**filtered(rule="supported", share=0.01))).note
 
 
-@pytest.mark.parametrize("min_samples", [2 - 1e-12, 2.0, 10.7])
-def test_a_filter_that_asks_for_two_samples_passes_and_says_the_support(stored: Made, min_samples: float) -> None:
-    finding = _gene_support(stored(**filtered(min_samples=min_samples)))
-    assert finding.passed
-    assert "1 of 3 tested genes" in finding.note
-    assert "gene_filter=" not in finding.note
+@pytest.mark.parametrize(
+    ("supports", "n_samples", "n_weak"),
+    [
+        ([1] + [30] * 9, 100, 1),  # a tenth is not many
+        ([1, 1] + [30] * 9, 100, 2),
+        ([2, 2] + [30] * 9, 40, 0),  # two samples of a small stratum are not little
+        ([9, 9] + [30] * 9, 500, 2),
+        ([10, 10] + [30] * 9, 500, 0),
+    ],
+)
+def test_little_support_is_one_sample_or_a_small_share_of_them(stored: Made, supports: list[int], n_samples: int, n_weak: int) -> None:
+    made = stored(**filtered())
+    made.genes = pd.DataFrame({"ensembl_id": [f"ENSG{i:011d}" for i in range(len(supports))], "support": pd.array(supports, dtype="Int64")})
+    made.info["design"]["n_samples"] = n_samples
+    finding = _gene_support(made)
+    assert finding.passed == (n_weak <= 1)
+    assert finding.note.startswith(f"{n_weak} of {len(supports)} reach the cut-off of the filter")
+    assert ("gene_filter=" in finding.note) == (not finding.passed)
 
 
 def test_the_support_of_normalized_values_is_not_judged_and_that_is_said(stored: Made) -> None:

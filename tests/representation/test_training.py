@@ -143,6 +143,12 @@ train(open_corpus(Path(sys.argv[1])), eval(sys.argv[3]), Path(sys.argv[2]), log)
     assert_same(train(additive_corpus, TINY, tmp_path / "run", silent), uninterrupted)
 
 
+def test_equal_runs_leave_equal_files(additive_corpus: StoredCorpus, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        train(additive_corpus, TINY, tmp_path / name, silent)
+    assert (tmp_path / "one" / "best.pt").read_bytes() == (tmp_path / "two" / "best.pt").read_bytes()
+
+
 def test_runs_with_another_seed_differ(additive_corpus: StoredCorpus, uninterrupted: training.TrainingResult, tmp_path: Path) -> None:
     other = train(additive_corpus, replace(TINY, seed=14), tmp_path, silent)
     assert other.history["validation_rmse"].tolist() != uninterrupted.history["validation_rmse"].tolist()

@@ -13,7 +13,9 @@ from perturbridge_dagster.effects.design import build_design
 from perturbridge_dagster.effects.filter import GeneFilter
 from perturbridge_dagster.effects.storage import write_effects
 from perturbridge_dagster.effects.table import EffectTable, ModeratedFit, effect_table
+from perturbridge_dagster.payloads.requests import Request
 from perturbridge_dagster.written import Stamp
+from tests.resources.ensuring import Corpus, corpus_request, stalled_effects
 
 PLATE = "plate 1"
 ALONE = "plate without controls"
@@ -79,3 +81,31 @@ def write_stratum() -> WriteStratum:
         return table
 
     return write
+
+
+# ---- requests of small effects -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def effects(tmp_path_factory: pytest.TempPathFactory, write_stratum: WriteStratum) -> Path:
+    """Effects of a small stratum."""
+    folder = tmp_path_factory.mktemp("effects") / "CVCL_0023"
+    write_stratum(folder, "sciplex", "CVCL_0023", [f"compound {number:02d}" for number in range(12)])
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, effects: Path) -> Corpus:
+    """A request for a corpus of some effects, the small stratum's by default."""
+
+    def make(name: str, strata: Path = effects) -> Request:
+        return corpus_request(tmp_path, name, strata)
+
+    return make
+
+
+@pytest.fixture
+def stalled(tmp_path: Path, effects: Path, corpus: Corpus) -> tuple[Request, Path]:
+    """A request that never ends, since one of its input files is a pipe that nobody writes to, and that pipe."""
+    pipe = stalled_effects(tmp_path / "stalled effects", effects)
+    return corpus("stalled", pipe.parent), pipe

@@ -3,15 +3,16 @@
 Training corpora are the task of most tests: a payload makes one of small effects in milliseconds, and it needs no R.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -22,94 +23,17 @@ import pandas as pd
 import pytest
 
 from perturbridge_dagster.effects.r import r_code_version
-from perturbridge_dagster.payloads.requests import Input, Outcome, Request, failure_of, record_failure, verified
+from perturbridge_dagster.payloads.requests import Input, Request, failure_of, record_failure, verified
+from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import Stamp, content_checksum, read_h5ad, write_h5ad
-from resources.compute import Compute
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-DEADLINE = 40
-
-Corpus = Callable[..., Request]
-
-
-# ---- requests ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def effects(tmp_path_factory: pytest.TempPathFactory, write_stratum: Callable[..., object]) -> Path:
-    """Effects of a small stratum."""
-    folder = tmp_path_factory.mktemp("effects") / "CVCL_0023"
-    write_stratum(folder, "sciplex", "CVCL_0023", [f"compound {number:02d}" for number in range(12)])
-    return folder
-
-
-@pytest.fixture
-def corpus(tmp_path: Path, effects: Path) -> Corpus:
-    """A request for a corpus of some effects, the small stratum's by default."""
-
-    def make(name: str, strata: Path = effects) -> Request:
-        arguments = {"corpus": name, "seed": 13, "left_out": [], "unaccepted_inputs": []}
-        return Request("training_corpus", arguments, {"sciplex/CVCL_0023": Input(str(strata), "c1")}, "1", str(tmp_path / "corpora" / name))
-
-    return make
-
-
-@pytest.fixture
-def stalled(tmp_path: Path, effects: Path, corpus: Corpus) -> tuple[Request, Path]:
-    """A request that never ends, since one of its input files is a pipe that nobody writes to, and that pipe."""
-    folder = tmp_path / "stalled effects"
-    folder.mkdir()
-    for file in effects.glob("*.parquet"):
-        (folder / file.name).symlink_to(file)
-    os.mkfifo(folder / "info.json")
-    return corpus("stalled", folder), folder / "info.json"
-
-
-# ---- runs --------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Ensured:
-    """What a run of one asset came to."""
-
-    outcomes: list[Outcome]
-    run_id: str
-    log: list[str]
-
-    @property
-    def statuses(self) -> list[str]:
-        return [outcome.status for outcome in self.outcomes]
-
-    @property
-    def payload_log(self) -> list[str]:
-        """What the payloads of the run said at the end of each request."""
-        return [line for line in self.log if line.split(":")[0].replace(" of ", "").isdigit()]
-
-
-def ensure(home: Path, *requests: Request, task: str = "training_corpus") -> Ensured:
-    """Ensure requests in an asset of a run of its own; no request file may be left behind."""
-    outcomes: list[Outcome] = []
-
-    @dg.asset
-    def asset(context: dg.AssetExecutionContext, compute: Compute) -> dg.MaterializeResult:
-        outcomes.extend(compute.ensure(context, task, requests))
-        return dg.MaterializeResult()
-
-    with dg.DagsterInstance.ephemeral() as instance:
-        try:
-            run = dg.materialize([asset], resources={"compute": Compute(home=str(home))}, instance=instance)
-        finally:
-            assert not list(home.glob("requests/*"))
-        return Ensured(outcomes, run.run_id, [entry.user_message for entry in instance.all_logs(run.run_id)])
-
-
-def within_deadline(what: str, look: Callable[[], object]) -> object:
-    """What `look` finds, once it finds something."""
-    deadline = time.monotonic() + DEADLINE
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {DEADLINE} s"
-        time.sleep(0.05)
-    return found
+from tests.resources.ensuring import (
+    Corpus,
+    being_read,
+    ensure,
+    start_run,
+    terminate,
+    within_deadline,
+)
 
 
 def payloads(home: Path) -> list[int]:
@@ -121,23 +45,6 @@ def payloads(home: Path) -> list[int]:
 def payload(home: Path) -> int:
     [process] = within_deadline("the start of a payload", lambda: payloads(home))
     return process
-
-
-@contextmanager
-def being_read(pipe: Path) -> Iterator[None]:
-    """Wait until somebody reads a pipe, and keep him waiting while the block runs."""
-
-    def opened() -> list[int]:
-        try:
-            return [os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)]
-        except OSError:  # nobody reads it yet
-            return []
-
-    [end] = within_deadline(f"reading of {pipe}", opened)
-    try:
-        yield
-    finally:
-        os.close(end)
 
 
 # ---- what is computed, and what is adopted ------------------------------------------------------------------------------------
@@ -252,41 +159,10 @@ def test_a_killed_payload_leaves_what_is_finished_and_fails_what_it_died_of(tmp_
     assert ensure(tmp_path, finished, damaged, never_begun).statuses == ["adopted", "computed", "computed"], "a run by hand tries again"
 
 
-ASSET = """
-import json
-from pathlib import Path
-
-import dagster as dg
-
-from perturbridge_dagster.payloads.requests import Request
-from resources.compute import Compute
-
-HERE = Path(__file__).parent
-
-
-@dg.asset
-def endless(context: dg.AssetExecutionContext, compute: Compute) -> dg.MaterializeResult:
-    requests = [Request.from_dict(values) for values in json.loads((HERE / "asked.json").read_text())]
-    compute.ensure(context, requests[0].task, requests)
-    return dg.MaterializeResult()
-
-
-defs = dg.Definitions([endless], resources={"compute": Compute(home=str(HERE))}, executor=dg.in_process_executor)
-"""
-
-
 @contextmanager
 def running(home: Path, *requests: Request) -> Iterator[subprocess.Popen[bytes]]:
-    """A Dagster run in a process of its own, recorded in an instance below the home."""
-    (home / "instance").mkdir()
-    (home / "instance" / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    (home / "assets_of_this_test.py").write_text(ASSET)
-    (home / "asked.json").write_text(json.dumps([request.to_dict() for request in requests]))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dagster", "asset", "materialize", "--select", "endless", "-f", str(home / "assets_of_this_test.py")],
-        cwd=CHECKOUT,
-        env={**os.environ, "DAGSTER_HOME": str(home / "instance")},
-    )
+    """A Dagster run in a process of its own, which is gone afterwards with its payloads."""
+    process = start_run(home, requests)
     try:
         yield process
     finally:
@@ -297,13 +173,8 @@ def running(home: Path, *requests: Request) -> Iterator[subprocess.Popen[bytes]]
 
 def assert_terminates(home: Path, run: subprocess.Popen[bytes], *unmade: Request) -> None:
     """Terminate a run as the UI does: run and payload are gone then, and nothing says that the requests were tried."""
-    with dg.DagsterInstance.from_config(str(home / "instance")) as instance:
-        [recorded] = instance.get_runs()
-        instance.report_run_canceling(recorded)
-        run.send_signal(signal.SIGINT)
-        run.wait(DEADLINE)
-        assert payloads(home) == []
-        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+    assert terminate(home, run).status == dg.DagsterRunStatus.CANCELED
+    assert payloads(home) == []
     assert not list((home / "requests").iterdir())
     for request in unmade:
         assert verified(request) is None
@@ -342,7 +213,7 @@ def long_fit(tmp_path: Path) -> Request:
         "condition_effects",
         {**arguments, "engine": "limma", "unaccepted_inputs": []},
         {"samples": Input(str(file), content_checksum(read_h5ad(file, "harmonized_samples")))},
-        f"1; {versions}",
+        f"{STAGES['condition_effects'].code_version}; {versions}",
         str(tmp_path / "effects"),
     )
 

@@ -51,10 +51,7 @@ class Machine:
         self.checkout = folder / "check out"
         self.log_file = folder / "log"
         self.bin.mkdir()
-        for tool in [*TOOLS, "cp"]:
-            real = shutil.which(tool)
-            assert real, f"the tests of the scripts need {tool}"
-            (self.bin / tool).symlink_to(real)
+        self.add_tools(*TOOLS, "cp")
         self.checkout.mkdir()
         for scripts in ("script", ".ci"):
             shutil.copytree(CHECKOUT / scripts, self.checkout / scripts)
@@ -68,6 +65,12 @@ class Machine:
 
     def be_user(self, number: int) -> None:
         write_script(self.bin / "id", f"echo {number}")
+
+    def add_tools(self, *tools: str) -> None:
+        for tool in tools:
+            real = shutil.which(tool)
+            assert real, f"the tests of the scripts need {tool}"
+            (self.bin / tool).symlink_to(real)
 
     def add_apt_get(self) -> None:
         write_script(self.bin / "apt-get", APT_GET)

@@ -36,6 +36,101 @@ def test_demo_hands_on_its_options_from_any_working_directory(ready_machine: Mac
     assert ready_machine.log() == [f"python -m assets.materialize --sample --only two words [home {ready_machine.checkout}/.perturbridge]"]
 
 
+OUR_TABLE = '[slurm]\nhost = "127.0.0.1"\nfolder = "/the cluster"\n'
+SLURM_CLUSTER = f"""
+case "$*" in
+  env) [ -e "$MACHINE/cluster-up" ] || exit 1; echo export SLURM_CONF=here ;;
+  "env --settings") printf '[compute]\\nbackend = "slurm"\\n\\n%s' '{OUR_TABLE}' ;;
+  *) echo "slurm-cluster $*" >>"$MACHINE/log"; [ ! -e "$MACHINE/cluster-fails" ] || exit 1; : >"$MACHINE/cluster-up" ;;
+esac
+"""
+PREPARE = "python -m assets.materialize --prepare-home"
+
+
+@pytest.fixture
+def cluster_machine(ready_machine: Machine) -> Machine:
+    """A machine with a stand-in for script/slurm-cluster, and a home with settings."""
+    write_script(ready_machine.checkout / "script" / "slurm-cluster", SLURM_CLUSTER)
+    write_script(
+        ready_machine.bin / "sacct", 'echo "sacct of $SLURM_CONF" >>"$MACHINE/log"; printf "COMPLETED\\nCANCELLED by 0\\nCOMPLETED\\n"'
+    )
+    ready_machine.add_tools("cut", "date", "sort", "uniq")
+    (ready_machine.folder / "home").mkdir()
+    (ready_machine.folder / "home" / "settings.toml").write_text("[sources]\n")
+    return ready_machine
+
+
+def run_demo(machine: Machine, *options: str) -> subprocess.CompletedProcess[str]:
+    return machine.run("demo", *options, PERTURBRIDGE_HOME=str(machine.folder / "home"))
+
+
+@pytest.mark.parametrize("was_up", [False, True])
+def test_demo_on_slurm_takes_down_only_a_cluster_that_it_brought_up(cluster_machine: Machine, was_up: bool) -> None:
+    if was_up:
+        cluster_machine.mark("cluster-up")
+    done = run_demo(cluster_machine, "--only", "two words", "--slurm")
+    assert done.returncode == 0, done.stderr
+    home = f"[home {cluster_machine.folder}/home]"
+    demo = f"python -m assets.materialize --sample --only two words {home}"
+    up, down = ([], []) if was_up else (["slurm-cluster up"], ["slurm-cluster down"])
+    doctor = f"python -m resources.slurm.doctor {home}"
+    assert cluster_machine.log() == [f"{PREPARE} {home}", *up, doctor, demo, "sacct of here", *down]
+    assert re.search(r"jobs on the cluster: +1 CANCELLED\s+2 COMPLETED", done.stdout)
+    settings = cluster_machine.folder / "home" / "settings.toml"
+    assert settings.read_text().startswith("[sources]\n\n# ")
+    assert settings.read_text().endswith(OUR_TABLE)
+    assert "[compute]\n" not in settings.read_text(), "the next demo runs here again"
+
+    before = settings.read_text()
+    assert run_demo(cluster_machine, "--slurm").returncode == 0
+    assert settings.read_text() == before
+
+
+def test_demo_on_slurm_leaves_the_settings_of_another_cluster_alone(cluster_machine: Machine) -> None:
+    settings = cluster_machine.folder / "home" / "settings.toml"
+    settings.write_text('[slurm]\nhost = "login.example.org"\n')
+    done = run_demo(cluster_machine, "--slurm")
+    assert done.returncode == 1
+    assert f"[slurm] of {settings} tells of another cluster" in done.stderr
+    assert settings.read_text() == '[slurm]\nhost = "login.example.org"\n'
+    assert cluster_machine.log()[1:] == ["slurm-cluster up", "slurm-cluster down"]
+
+
+def test_demo_on_slurm_fails_where_there_can_be_no_cluster(cluster_machine: Machine) -> None:
+    cluster_machine.mark("cluster-fails")
+    assert run_demo(cluster_machine, "--slurm").returncode == 1
+    assert cluster_machine.log()[1:] == ["slurm-cluster up", "slurm-cluster down"]
+
+
+def test_demo_on_slurm_says_why_payloads_cannot_run(cluster_machine: Machine) -> None:
+    python = cluster_machine.checkout / ".venv" / "bin" / "python"
+    write_script(python, 'case "$*" in *doctor*) echo "the shared home: not there"; exit 1 ;; *--sample*) : >"$MACHINE/begun" ;; esac')
+    done = run_demo(cluster_machine, "--slurm")
+    assert done.returncode == 1
+    assert "the shared home: not there" in done.stderr
+    assert not (cluster_machine.folder / "begun").exists()
+    assert cluster_machine.log() == ["slurm-cluster up", "slurm-cluster down"]
+
+
+def test_demo_on_slurm_ends_as_the_graph_does(cluster_machine: Machine) -> None:
+    write_script(cluster_machine.checkout / ".venv" / "bin" / "python", 'case "$*" in *--sample*) exit 3 ;; esac')
+    assert run_demo(cluster_machine, "--slurm").returncode == 3
+
+
+def test_the_cluster_needs_root_and_says_what_it_can_do(machine: Machine) -> None:
+    machine.be_user(1000)
+    for command in ("up", "down"):
+        done = machine.run("slurm-cluster", command)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "needs root" in done.stderr
+    for arguments in ([], ["sideways"], ["up", "--now"], ["env", "--now"]):
+        done = machine.run("slurm-cluster", *arguments)
+        assert done.returncode == 1
+        assert "script/slurm-cluster --help" in done.stderr
+    assert machine.run("slurm-cluster", "--help").stdout.startswith("script/slurm-cluster up | down | env")
+    assert not (machine.checkout / ".slurm-cluster").exists()
+
+
 def test_a_relative_home_is_meant_from_where_the_user_stands(ready_machine: Machine, tmp_path: Path) -> None:
     ready_machine.run("check-data", cwd=tmp_path, PERTURBRIDGE_HOME="home")
     assert ready_machine.log() == [f"python -m assets.check_data [home {tmp_path}/home]"]
@@ -46,19 +141,33 @@ def test_check_data_ends_as_its_judgement_does(ready_machine: Machine) -> None:
     assert ready_machine.run("check-data").returncode == 1
 
 
+HERE, ON_CLUSTER = "-n 2 --dist loadfile -m not slurm and not slow_slurm", "-n 0 -m slurm"
+
+
 @pytest.mark.parametrize(
-    ("option", "selection"),
-    [([], "-m not browser"), (["--fast"], "-m not slow and not browser"), (["--all"], None)],
+    ("option", "calls"),
+    [
+        ([], [f"{HERE} and not browser"]),
+        (["--fast"], [f"{HERE} and not slow and not browser"]),
+        (["--all"], [HERE, f"{ON_CLUSTER} and not slow_slurm"]),
+        (["--slurm"], [ON_CLUSTER]),
+    ],
 )
 def test_the_options_of_test_select_tests_and_the_rest_goes_to_pytest(
-    checked_machine: Machine, option: list[str], selection: str | None
+    checked_machine: Machine, option: list[str], calls: list[str]
 ) -> None:
     done = checked_machine.run("test", *option, "tests/effects", "-x")
     assert done.returncode == 0, done.stderr
-    (call,) = checked_machine.log()
-    assert call.startswith("python -m pytest ")
-    assert "tests/effects -x" in call
-    assert selection in call if selection else "-m not" not in call
+    home = f"[home {checked_machine.checkout}/.perturbridge]"
+    assert checked_machine.log() == [f"python -m pytest -q {call} tests/effects -x {home}" for call in calls]
+
+
+@pytest.mark.parametrize(("codes", "ends_with"), [((5, 0), 0), ((0, 5), 0), ((5, 5), 1), ((1, 0), 1), ((0, 2), 2)])
+def test_all_needs_a_test_in_one_of_its_selections_and_no_failure(checked_machine: Machine, codes: tuple[int, int], ends_with: int) -> None:
+    python = checked_machine.checkout / ".venv" / "bin" / "python"
+    here, on_cluster = codes
+    write_script(python, f'case "$*" in *" -n 2 "*) exit {here} ;; *" -n 0 "*) exit {on_cluster} ;; esac')
+    assert checked_machine.run("test", "--all").returncode == ends_with
 
 
 @pytest.mark.parametrize("failing", ["ruff", "mypy"])
@@ -72,7 +181,8 @@ def test_a_failed_static_check_ends_the_run_before_the_tests(ready_machine: Mach
 def test_ci_tests_then_judges_a_demo_in_a_fresh_home_and_removes_it(checked_machine: Machine) -> None:
     done = checked_machine.run(".ci/run")
     assert done.returncode == 0, done.stderr
-    tests, demo, judgement = checked_machine.log()
+    tests, on_cluster, demo, judgement = checked_machine.log()
+    assert on_cluster.startswith("python -m pytest ")
     assert tests.startswith("python -m pytest ")
     assert demo.startswith("python -m assets.materialize --sample [home ")
     assert judgement.startswith("python -m assets.check_data [home ")

@@ -24,7 +24,7 @@ def test_scripts_parse_and_can_be_run(script: Path) -> None:
     assert os.access(script, os.X_OK) != script.name.startswith("_")
 
 
-@pytest.mark.parametrize("script", ["setup", "test", "server"])
+@pytest.mark.parametrize("script", ["setup", "test", "server", "demo"])
 def test_help_is_the_comment_at_the_head(machine: Machine, script: str) -> None:
     done = machine.run(script, "--help")
     assert done.returncode == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.snapshot import shipped
 from perturbridge_dagster.sources.assemble import assemble
 from perturbridge_dagster.sources.native import NATIVE_OBS, Expression, NativeSamples, Reconciliation, first_known, positive_integers, text
+from perturbridge_dagster.sources.spilled import spilling_to
 from perturbridge_dagster.written import Stamp, content_checksum, read_parquet, to_arrow, write_parquet
 
 GENES = ["ENSG00000000457", "ENSG00000000003.14", "ENSG00000000003"]
@@ -96,6 +98,28 @@ def test_the_order_of_the_source_does_not_matter(dataset: str) -> None:
     samples, again = (assemble(registry.dataset(dataset), native(dataset, reverse=reverse), shipped()) for reverse in (False, True))
     pd.testing.assert_frame_equal(again.obs, samples.obs)
     assert content_checksum(again) == content_checksum(samples)
+
+
+def test_what_is_too_large_for_memory_is_the_same_on_disk_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = assembled()
+    monkeypatch.setattr("perturbridge_dagster.sources.assemble.IN_MEMORY", 0)
+    with spilling_to(tmp_path):
+        stored = assembled()
+    assert stored.isbacked
+    assert [path.name for path in tmp_path.rglob("*.h5ad")] == ["harmonized.h5ad"]
+    pd.testing.assert_frame_equal(stored.obs, samples.obs)
+    pd.testing.assert_frame_equal(stored.var, samples.var)
+    for name in ("reconciliation", "dropped_genes", "compound_identity"):
+        pd.testing.assert_frame_equal(stored.uns[name], samples.uns[name])
+    strata, others = (list(split_strata(one, "vcpi_0001")) for one in (stored, samples))
+    assert [stratum for stratum, _ in strata] == [stratum for stratum, _ in others]
+    for (_, part), (_, other) in zip(strata, others, strict=True):
+        assert not part.isbacked
+        assert (part.X.dtype, part.X.indices.dtype, part.X.indptr.dtype) == (other.X.dtype, other.X.indices.dtype, other.X.indptr.dtype)
+        assert content_checksum(part) == content_checksum(other)
+    del stored
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_intensities_are_dense_and_in_the_order_of_samples_and_genes() -> None:

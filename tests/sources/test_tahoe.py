@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.snapshot import shipped
 from perturbridge_dagster.sources import harmonize
 from perturbridge_dagster.sources.native import Reconciliation
+from perturbridge_dagster.sources.single_cell import MALAT1
 from perturbridge_dagster.sources.tahoe import gene_ids, read_compounds, read_organs, read_source_genes, read_wells, summed, well_of
 
 pytestmark = pytest.mark.slow
@@ -136,6 +139,62 @@ def test_cells_of_all_plates_become_samples_of_the_contract(tmp_path: Path, gene
     order = np.argsort(genes["ensembl_id"].to_numpy())
     starts = [12, 8, 0, 4, 14, 10, 2, 6]
     np.testing.assert_array_equal(samples.X.toarray(), np.stack([counts[start : start + 2, order].sum(axis=0) for start in starts]))
+
+
+HARMONIZE = """
+import resource, sys
+from pathlib import Path
+from perturbridge_dagster.sources import assemble, harmonize, spilled
+spilled.IN_MEMORY = assemble.IN_MEMORY = 2**20
+samples = harmonize("tahoe", Path(sys.argv[1]))
+assert samples.isbacked
+print(samples.n_obs, len(samples.file["X"]["data"]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def write_plates(folder: Path, n_plates: int) -> Path:
+    """Plates of 600 wells × lines of one cell, which has about 6,000 of 12,000 genes."""
+    others = [gene for gene in shipped().genes.genes["ensembl_id"] if gene != MALAT1][:11_999]
+    ids = np.array([MALAT1, *others])
+    genes = pd.DataFrame({"symbol": ids, "ensembl_id": ids})
+    numbers, lines = np.divmod(np.arange(600), 10)
+    known = shipped().cell_contexts.resolve(pd.Series([f"CVCL_{number:04d}" for number in range(2000)]), "tahoe")["cell_type"]
+    cells = pd.DataFrame(
+        {
+            "sample": [f"smp_{number}" for number in numbers],
+            "pert_compound": np.where(numbers == 0, "DMSO_TF", "Selinexor"),
+            "pert_dose": np.where(numbers == 0, "0.0uM", "5uM"),
+            "cell_line_ontology_id": known.dropna().unique()[lines],
+            "pert_time": "24.0h",
+        }
+    )
+    cells.index = pd.Index([f"{number + 1:02d}_001_{i:03d}-lib_1105" for i, number in enumerate(numbers)])
+    (folder / "h5ad").mkdir(parents=True)
+    (folder / "obs").mkdir()
+    names = pd.Index(genes["symbol"], name="gene_name")
+    for plate in range(n_plates):
+        generator = np.random.default_rng(plate)
+        counts = generator.integers(0, 2, (600, len(ids)), np.int32) * generator.integers(1, 4, (600, len(ids)), np.int32)
+        counts[:, 0] = 100
+        name = f"plate{plate + 1}"
+        stored = ad.AnnData(sparse.csr_matrix(counts), obs=cells[["sample"]], var=pd.DataFrame(index=names))
+        stored.write_h5ad(folder / "h5ad" / H5AD.format(name))
+        says = {"tscp_count": counts.sum(axis=1).astype(float), "gene_count": (counts > 0).sum(axis=1).astype(float), "pcnt_mito": 0.0}
+        cells.drop(columns="sample").assign(plate=name, **says).to_parquet(folder / "obs" / f"{name}.parquet")
+    genes.set_index(names).set_axis(["symbol", "ensembl_gene_id"], axis=1).to_parquet(folder / "var.parquet")
+    return folder
+
+
+def test_memory_does_not_grow_with_the_plates(tmp_path: Path) -> None:
+    peaks = {}
+    for n_plates in (1, 10):
+        folder = write_plates(tmp_path / str(n_plates), n_plates)
+        said = subprocess.run([sys.executable, "-c", HARMONIZE, str(folder)], check=True, capture_output=True, text=True).stdout
+        n_samples, n_values, peaks[n_plates] = map(int, said.split())
+        assert n_samples == 600 * n_plates
+    # what the sums of all plates would take in memory, and what they may take more than those of one
+    assert n_values * 12 > 400 * 2**20
+    assert peaks[10] - peaks[1] < 100 * 2**20
 
 
 def test_every_filter_is_recorded_once_for_all_plates(tmp_path: Path, genes: pd.DataFrame) -> None:

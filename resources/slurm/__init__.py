@@ -1,0 +1,1 @@
+"""The SLURM backend of the compute seam: settings, client, accounting, ledger, orphans, doctor."""
