@@ -40,8 +40,8 @@ def _means(summary: "pd.DataFrame") -> dg.MetadataValue[Any]:
 def matched_conditions(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: Inputs) -> dg.MaterializeResult[Any]:
     """Conditions that two datasets share: same compound, cell context and time, doses mutually nearest and within tenfold.
 
-    Stale when the effects of a stratum change that is of either dataset and of a cell context that both have. A pair without shared
-    conditions is an empty table, not an error.
+    Stale when the effects of a stratum change that is of either dataset and of a cell context that both have. A pair that shares cell
+    contexts and no conditions is an empty table, not an error; one that shares no cell context is no partition that is asked for.
     """
     [output] = outputs = make(context, store, compute, config)
     tables = _tables(output, "matched", "strata")

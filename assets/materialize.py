@@ -237,6 +237,9 @@ def main(arguments: list[str] | None = None) -> int:
     except PerturbridgeError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted. What is finished is kept; the same command goes on from there.", file=sys.stderr)
+        return 130
     _print_summary(home, summary, checks, time.monotonic() - started)
     return int(bool(summary.failed) or any(check.stops for check in checks))
 

@@ -144,9 +144,9 @@ class Planner:
         if stage == "published_comparison":
             return self._published_keys()
         if stage in ("matched_conditions", "cross_dataset_agreement"):
-            return [(pair_key(left, right),) for left, right in dataset_pairs(datasets)]
+            return [(pair_key(left, right),) for left, right in dataset_pairs(datasets) if self._may_share_a_context(left, right)]
         if stage == "compendium_agreement":
-            return [COMPENDIUM] if dataset_pairs(datasets) else []
+            return [COMPENDIUM] if self.keys("matched_conditions") else []
         if stage == "training_corpus":
             return [(corpus,) for corpus in CORPORA]
         return [(corpus, model) for corpus in CORPORA for model in MODELS]
@@ -252,14 +252,24 @@ class Planner:
     def _corpus_datasets(self) -> list[str]:
         return corpus_datasets(self.store.source_folders())
 
+    def _may_share_a_context(self, left: str, right: str) -> bool:
+        """Whether two datasets have a cell context in common; so it may be as long as one of them is not harmonized."""
+        if any(self.store.current("harmonized_samples", (dataset,)) is None for dataset in (left, right)):
+            return True
+        return bool(set(self.cell_contexts(left)) & set(self.cell_contexts(right)))
+
     def _compared_contexts(self, left: str, right: str) -> dict[str, list[str]]:
         """Cell contexts of two datasets of which the effects are compared: those that both have, so that no other makes the pair stale.
 
-        All of them where they share none: what comes of it is empty, and still says which data it is of.
+        Raises
+        ------
+        InputError
+            If there is none.
         """
-        contexts = {dataset: self.cell_contexts(dataset) for dataset in (left, right)}
-        shared = set(contexts[left]) & set(contexts[right])
-        return {dataset: [name for name in names if name in shared or not shared] for dataset, names in contexts.items()}
+        shared = sorted(set(self.cell_contexts(left)) & set(self.cell_contexts(right)))
+        if not shared:
+            raise InputError(f"{left} and {right} have no cell context in common, so there is nothing to compare")
+        return dict.fromkeys((left, right), shared)
 
     def _effects_inputs(self, mode: str, contexts: Mapping[str, Iterable[str]], taints: list[str]) -> tuple[dict[str, Input], list[str]]:
         """Current effects of every stratum of some cell contexts of datasets, and the strata left out because their fit failed."""

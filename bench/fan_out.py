@@ -110,7 +110,7 @@ def write_home(home: Path, shapes: Sequence[Shape], settings: str) -> None:
 
         (folder / "strata").mkdir(parents=True)
         write_parquet(folder / "strata.parquet", strata_table(written()), STRATA, stamp)
-        write_json(folder / DONE, {"digest": dataset, "files": {}})
+        write_json(folder / DONE, {"digest": dataset, "files": {}, "seconds": 0.0, "cpu_seconds": 0.0, "peak_memory_bytes": 0})
         write_json(folder.parent / CURRENT, {"digest": dataset, "output": folder.name})
         output = Output("harmonized_samples", (dataset,), folder, dataset)
         store.record_checks(output, {check: {"passed": True} for check in STAGES["harmonized_samples"].blocking_checks})

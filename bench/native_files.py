@@ -152,7 +152,8 @@ def write_vcpi(folder: Path, n_samples: int = VCPI_SAMPLES, genes_a_sample: int 
     obs = simulated_obs(shape)
     metadata = _vcpi_metadata(obs, n_dmso)
     metadata.astype(str).to_csv(folder / "metadata.csv", index=False)
-    records = [{"compound": f"u-{name}", "smiles": None, "inchi_key": None} for name in metadata["user_compound_id"].unique()]
+    names = metadata["user_compound_id"].unique()
+    records = [{"compound": f"u-{name}", "user_compound_id": name, "smiles": None, "inchi_key": None} for name in names]
     (folder / "chemistry.json").write_text(json.dumps(records))
     depth = EXPRESSION["vcpi_0001"].depth * genes_a_sample / EXPRESSION["vcpi_0001"].detected
     counts = simulated_counts(shape, obs, Expression(depth, genes_a_sample))

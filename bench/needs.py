@@ -28,7 +28,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ import pandas as pd
 
 from bench.process import machine
 from bench.shapes import Shape
+from perturbridge_dagster.agreement.options import TAKEN, AgreementOptions
 from perturbridge_dagster.payloads import needs
 from perturbridge_dagster.payloads.handover import payload_environment, write_requests
 from perturbridge_dagster.payloads.requests import Input, Request, failure_of, verified
@@ -53,6 +54,9 @@ COEFFICIENTS = Path(needs.__file__).with_name("needs.json")
 FOLDER = Path(os.environ.get("PERTURBRIDGE_HOME", CHECKOUT / ".perturbridge")) / "bench" / "needs"
 GIB = 2**30
 CONTEXT = "CVCL_0023"
+
+FEWEST_RUNS = 4
+"""A model with fewer runs is not fitted; its coefficients in the file are assumed."""
 
 
 @dataclass(frozen=True)
@@ -166,14 +170,15 @@ def _of_effects(stage: str, arguments: dict[str, Any], strata: Sequence[tuple[st
         made = _effects_of(name, replicates, folder)
         inputs[f"{dataset}/{CONTEXT}{'' if f'{dataset}/{CONTEXT}' not in inputs else len(inputs)}"] = Input(str(made.output), made.digest)
     key = "-".join(name for name, _ in strata).replace(" ", "_")
-    given = {"left_out": [], "unaccepted_inputs": [], **arguments}
+    options = AgreementOptions.model_validate({}).model_dump(include=set(TAKEN.get(stage, ())))
+    given = {"left_out": [], "unaccepted_inputs": [], **options, **arguments}
     return Request(stage, given, inputs, STAGES[stage].code_version, str(folder / "outputs" / f"{stage}-{key}"))
 
 
 def _agreement(left: str, right: str, folder: Path) -> Request:
     datasets = {"left": STRATA[left].dataset, "right": STRATA[right].dataset}
     strata = [(left, datasets["left"]), (right, datasets["right"])]
-    matching = _of_effects("matched_conditions", {**datasets, "max_log10_dose_gap": 1.0}, strata, "grouped", folder)
+    matching = _of_effects("matched_conditions", datasets, strata, "grouped", folder)
     if verified(matching) is None:
         _run(folder, [matching])
     scoring = _of_effects("cross_dataset_agreement", datasets, strata, "grouped", folder)
@@ -337,13 +342,13 @@ def read_rows(file: Path = ROWS) -> pd.DataFrame:
 def measure_all(chosen: Sequence[Case], folder: Path, *, again: bool) -> None:
     """Measure cases, adding to the table after each."""
     for case in chosen:
-        rows = read_rows()
-        if case.name in set(rows["case"]) and not again:
+        if case.name in set(read_rows()["case"]) and not again:
             continue
         row = measure(case, folder)
         print(
             f"{case.name}: {row['seconds']:.1f} s, {row['cpu_seconds']:.1f} s of CPU, {row['peak_memory_bytes'] / GIB:.2f} GiB", flush=True
         )
+        rows = read_rows()  # only now, since another process may have added some
         rows = pd.concat([rows[rows["case"] != case.name], pd.DataFrame([row])], ignore_index=True)
         order = {known.name: number for number, known in enumerate(cases())}
         rows = rows.sort_values("case", key=lambda names: names.map(order), kind="stable", ignore_index=True)
@@ -405,7 +410,7 @@ def fit(rows: pd.DataFrame, target: str, terms: Sequence[str]) -> dict[str, floa
     return {name: float(f"{value:.4g}") for name, value in zip((needs.CONSTANT, *terms), raised / scale, strict=True) if value > 0}
 
 
-def sizes_of_row(row: dict[str, Any]) -> dict[str, float]:
+def sizes_of_row(row: Mapping[Any, Any]) -> dict[str, float]:
     """The sizes that a row of the table holds."""
     return {name: row[name] for name in needs.TERMS if name in row and not pd.isna(row[name])}
 
@@ -417,7 +422,7 @@ def coefficients(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     found = {}
     for model, tasks in needs.fitted_models().items():
         of = seen[seen["task"].isin(tasks)]
-        if len(of):
+        if len(of) >= FEWEST_RUNS:
             found[model] = {
                 "memory": fit(of, "peak_memory_bytes", needs.MEMORY_TERMS),
                 "seconds": fit(of, "cpu_seconds", needs.SECONDS_TERMS),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perturbridge_dagster.contract import CONTRASTS, GENES
+from perturbridge_dagster import contract
 from perturbridge_dagster.written import written_whole
 from resources.store import Key, Output
 
@@ -70,12 +70,65 @@ _TABLES = {
 }
 """View → stage and file."""
 
-_CAME_LATER = ("gene_filter.parquet", "dropped_genes.parquet", "compound_identity.parquet")
+_MEANINGS = {
+    "source_files": contract.SOURCE_FILES,
+    "samples": contract.HARMONIZED_OBS,
+    "strata": contract.STRATA,
+    "reconciliation": contract.RECONCILIATION,
+    "dropped_genes": contract.DROPPED_GENES,
+    "compound_identity": contract.COMPOUND_IDENTITY,
+    "condition_contrasts": contract.CONTRASTS,
+    "condition_genes": contract.GENES,
+    "condition_gene_filter": contract.GENE_FILTER,
+    "replicate_contrasts": contract.CONTRASTS,
+    "replicate_genes": contract.GENES,
+    "replicate_gene_filter": contract.GENE_FILTER,
+    "matched_conditions": contract.MATCHED_CONDITIONS,
+    "agreement_conditions": contract.AGREEMENT_CONDITIONS,
+    "agreement_scores": contract.AGREEMENT_SCORES,
+    "agreement_units": contract.AGREEMENT_UNITS,
+    "agreement_cell_contexts": contract.AGREEMENT_SUMMARY,
+    "agreement_pairs": contract.AGREEMENT_SUMMARY,
+    "agreement_strength": contract.AGREEMENT_STRENGTH,
+    "retrieval_queries": contract.RETRIEVAL_QUERIES,
+    "retrieval_pools": contract.RETRIEVAL_POOLS,
+    "retrieval_strata": contract.RETRIEVAL_STRATA,
+    "retrieval_pairs": contract.RETRIEVAL_PAIR,
+    "replicate_pairs": contract.REPLICATE_PAIRS,
+    "replicate_scores": contract.REPLICATE_SCORES,
+    "replicate_conditions": contract.REPLICATE_CONDITIONS,
+    "replicate_cell_contexts": contract.REPLICATE_SUMMARY,
+    "replicate_datasets": contract.REPLICATE_SUMMARY,
+    "replicate_retrieval_queries": contract.REPLICATE_RETRIEVAL_QUERIES,
+    "replicate_retrieval_pools": contract.REPLICATE_RETRIEVAL_POOLS,
+    "replicate_retrieval_datasets": contract.REPLICATE_RETRIEVAL_SUMMARY,
+    "compendium_scores": contract.AGREEMENT_SCORES,
+    "compendium_pairs": contract.AGREEMENT_SUMMARY,
+    "compendium_cell_contexts": contract.AGREEMENT_SUMMARY,
+    "compendium_overlaps": contract.DATASET_OVERLAPS,
+    "compendium_options": contract.AGREEMENT_VARIANT_SUMMARY,
+    "compendium_options_kept": contract.AGREEMENT_VARIANT_REPORT,
+    "compendium_surviving": contract.AGREEMENT_SURVIVING,
+    "compendium_replicate_support": contract.REPLICATE_SUPPORT,
+    **{f"paper_table_{number}": contract.AGREEMENT_TABLE for number in (4, 5, 6, 9)},
+    **{f"paper_table_{number}": contract.REPLICATE_TABLE for number in (7, 8, 10)},
+    "published_comparison": contract.PUBLISHED_COMPARISON,
+    "published_strata": contract.PUBLISHED_STRATA,
+    "published_genes": contract.PUBLISHED_GENES,
+    "published_unmatched": contract.PUBLISHED_UNMATCHED,
+    "evaluation": contract.EVALUATION,
+}
+"""View → table of the contract, whose meanings the view and its columns carry as comments."""
+
+_CAME_LATER = (
+    *("gene_filter.parquet", "dropped_genes.parquet", "compound_identity.parquet"),
+    *(file for stage, file in _TABLES.values() if stage in ("cross_dataset_agreement", "replicate_agreement", "compendium_agreement")),
+)
 """Files that outputs of earlier contracts lack."""
 
 _SQL_TYPES = {"string": "VARCHAR", "bool": "BOOLEAN", "int32": "INTEGER", "int64": "BIGINT", "float32": "FLOAT", "float64": "DOUBLE"}
 
-_COLUMNS = {"contrasts.parquet": CONTRASTS, "genes.parquet": GENES}
+_COLUMNS = {"contrasts.parquet": contract.CONTRASTS, "genes.parquet": contract.GENES}
 """File → its table. Columns that came after contract 1.0 are null where no output has them, so that queries need not know."""
 
 EXAMPLES = {
@@ -124,6 +177,7 @@ def build_catalog(file: Path, outputs: Sequence[Output], states: Mapping[Key, st
     with written_whole(file) as aside, duckdb.connect(str(aside)) as connection:
         keys = [(str(path), *key[:2]) for view in made if _of_effects(view) for path, key in files[view]]
         connection.register("keys", pd.DataFrame(keys, columns=["filename", "dataset", "stratum"]))
+        connection.begin()  # a statement of its own costs a write to disk
         connection.execute("CREATE TABLE effect_files AS SELECT * FROM keys")
         for view in made:
             listed_files = ", ".join(_quoted(path) for path, _ in files[view])
@@ -134,6 +188,8 @@ def build_catalog(file: Path, outputs: Sequence[Output], states: Mapping[Key, st
             else:
                 query = f"SELECT *{_absent_columns(connection, relation, _TABLES[view][1])} FROM {relation}"
             connection.execute(f"CREATE VIEW {view} AS {query}")
+            if view in _MEANINGS:
+                _comment(connection, view, _MEANINGS[view])
         for kind in ("condition", "replicate"):
             if f"{kind}_tiles" in made:
                 connection.execute(_effects_view(kind))
@@ -141,6 +197,7 @@ def build_catalog(file: Path, outputs: Sequence[Output], states: Mapping[Key, st
         listed = [(output.stage, " ".join(output.key), states[output.stage, *output.key], str(output.folder)) for output in outputs]
         connection.register("listed", pd.DataFrame(listed, columns=["stage", "key", "state", "folder"]))
         connection.execute("CREATE TABLE outputs AS SELECT * FROM listed")
+        connection.commit()
         counts = [(view, connection.execute(f"SELECT count(*) FROM {view}").fetchone()[0]) for view in sorted(made)]  # type: ignore[index]
     return pd.DataFrame(counts, columns=["view", "rows"])
 
@@ -163,8 +220,18 @@ def _absent_columns(connection: duckdb.DuckDBPyConnection, relation: str, name: 
     return "".join(f", NULL::{_SQL_TYPES[field.type]} AS {field.name}" for field in _COLUMNS[name] if field.name not in present)
 
 
-def _quoted(path: object) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
+def _comment(connection: duckdb.DuckDBPyConnection, view: str, table: contract.Table) -> None:
+    """Say what a view and its columns are, for whoever describes them."""
+    connection.execute(f"COMMENT ON VIEW {view} IS {_quoted(table.meaning)}")
+    present = {row[0] for row in connection.execute(f"DESCRIBE {view}").fetchall()}
+    for field in table:
+        if field.name in present:
+            unit = f" [{field.unit}]" if field.unit else ""
+            connection.execute(f'COMMENT ON COLUMN {view}."{field.name}" IS {_quoted(field.meaning + unit)}')
+
+
+def _quoted(text: object) -> str:
+    return "'" + str(text).replace("'", "''") + "'"
 
 
 def _effects_view(kind: str) -> str:

@@ -23,7 +23,6 @@ from perturbridge_dagster.agreement.bootstrap import N_RESAMPLES, clustered_bca_
 from perturbridge_dagster.contract import AGREEMENT_SUMMARY, AGREEMENT_UNITS, REPLICATE_CONDITIONS, REPLICATE_SUMMARY, Table
 
 DATASET_PAIR = ["left_dataset", "right_dataset"]
-DATASET = ["dataset"]
 SCORED_BY = ["gene_universe", "metric"]
 """What tells the scores of one match apart."""
 
@@ -54,17 +53,18 @@ def _means_of(table: Table) -> list[str]:
 def _units(scores: pd.DataFrame, table: Table) -> pd.DataFrame:
     """Mean of each quantity over the rows of a unit, missing values left out, and the number of rows.
 
-    Rows with a column ``weight`` count that often.
+    In means, rows with a column ``weight`` count that often.
     """
     names = _means_of(table)
     *by, size = table.names[: -len(names)]
     values = pd.DataFrame({name: _value(scores, name) for name in names}, dtype=np.float64)
     keys = [scores[name] for name in by]
     weight = scores["weight"] if "weight" in scores else pd.Series(1, index=scores.index)
-    sizes = weight.groupby(keys, sort=True).sum().rename(size).astype("int64")
     weights = values.notna().mul(weight, axis=0)
-    sums, counts = ((values * weights).groupby(keys, sort=True).sum(), weights.groupby(keys, sort=True).sum())
-    return sizes.to_frame().join(sums / counts.where(counts > 0)).reset_index()[table.names]
+    groups = (values * weights).groupby(keys, sort=True)
+    counts = weights.groupby(keys, sort=True).sum()
+    means = groups.sum() / counts.where(counts > 0)
+    return groups.size().rename(size).astype("int64").to_frame().join(means).reset_index()[table.names]
 
 
 def agreement_units(scores: pd.DataFrame) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def agreement_units(scores: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     scores
-        Table AGREEMENT_SCORES of the contract; with a column ``weight``, rows count that often.
+        Table AGREEMENT_SCORES of the contract; in means, rows with a column ``weight`` count that often.
 
     Returns
     -------

@@ -296,8 +296,20 @@ _MODELS = {
     "compound_embeddings": _Model(_corpus, "compound_embeddings", cpus=4),
 }
 
-TERMS = ("wells", "cells", "most_cells", "bytes", "counts", "contrasts_counts", "normalized", "contrasts_normalized", "effects",
-         "most_effects", "matches", "values")  # fmt: skip
+TERMS = (
+    "wells",
+    "cells",
+    "most_cells",
+    "bytes",
+    "counts",
+    "contrasts_counts",
+    "normalized",
+    "contrasts_normalized",
+    "effects",
+    "most_effects",
+    "matches",
+    "values",
+)
 """Sizes of inputs."""
 
 MEMORY_TERMS = ("wells", "most_cells", "bytes", "counts", "streamed_counts", "normalized", "streamed_normalized", "most_effects", "values")

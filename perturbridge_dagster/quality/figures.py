@@ -59,6 +59,7 @@ def asked_and_used(report: pd.DataFrame) -> bytes:
         Table ``resource_report`` of the contract. What was computed on Dagster's machine asked for nothing and shows what it used.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     names = [f"{row.stage}  {row.dataset}" for row in report.itertuples()]
     figure = Figure(figsize=(10, 0.28 * len(names) + 1.8), layout="constrained")
@@ -69,6 +70,9 @@ def asked_and_used(report: pd.DataFrame) -> bytes:
         axis.scatter(asked, range(len(names)), color="#d97b3c", s=22, label="asked for, most", zorder=2)
         axis.scatter(used, range(len(names)), color="#4a7fb0", s=22, label="used, most", zorder=3)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel(f"{'peak memory' if what == 'memory' else 'time'} [{unit}]")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(names)), names, fontsize=8)

@@ -2,44 +2,69 @@
 
 Belongs here: opening a workbook, finding the header, cells as text. Does not belong here: what columns mean (the readers).
 
-Workbooks are read by calamine, which holds a sheet in memory, 70 bytes a cell: 10 GB for the 500 MiB of the largest workbook. Large
-ones are therefore streamed by openpyxl, which takes a few times as long in 50 MB (``docs/scale.md``).
+Workbooks are read by calamine, which holds a sheet in memory, 72 bytes a cell: 9 GB for the 500 MiB of the largest workbook. So a large
+sheet is cut into pieces between rows, and calamine is given one piece after the other, each as a workbook of its own. That costs little;
+openpyxl, which streams, takes eleven times as long (``docs/scale.md``).
 """
 
 from __future__ import annotations
 
-import warnings
+import posixpath
+import re
 import zlib
 from collections.abc import Iterator
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 from zipfile import BadZipFile, ZipFile
 
 import pandas as pd
-from openpyxl import load_workbook
-from openpyxl.utils.exceptions import InvalidFileException
 from python_calamine import CalamineError, CalamineWorkbook
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.sources.native import text
 
-LARGEST_IN_MEMORY = 2**28
-"""Bytes of XML of a sheet above which it is streamed: at 20 to 30 bytes a cell about 1 GB in memory."""
+LARGEST_PIECE = 2**24
+"""Bytes of XML of a sheet that are given to calamine at once: about 27 a cell."""
 
-# what openpyxl makes of a file that is truncated, damaged or something else
-_UNREADABLE = (OSError, BadZipFile, InvalidFileException, KeyError, ValueError, SyntaxError, EOFError, zlib.error)
+_SHEETS, _RELATIONS = "xl/workbook.xml", "xl/_rels/workbook.xml.rels"
+_RELATION_ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
+
+# what is made of a file that is truncated, damaged or something else
+_UNREADABLE = (CalamineError, OSError, EOFError, BadZipFile, zlib.error, ElementTree.ParseError)
 
 
 def _rows(file: Path, dataset: str, name: str | None) -> Iterator[list[Any]]:
-    """Rows of a sheet, the first by default; a missing cell is empty text."""
+    """Rows of a sheet, the first by default. A missing cell is empty text.
+
+    What comes before the first column in use is left out, and some of the rows without any cell are.
+    """
     try:
-        if _largest_sheet(file) > LARGEST_IN_MEMORY:
-            yield from _streamed(file, dataset, name)
-            return
         workbook = CalamineWorkbook.from_path(file)
-        name = _existing(name, workbook.sheet_names, dataset, file)
-        yield from workbook.get_sheet_by_name(name).iter_rows()
-    except (CalamineError, *_UNREADABLE) as error:
+        if name is not None and name not in workbook.sheet_names:
+            raise InputError(
+                f"there is no sheet {name}.", dataset=dataset, file=file, expected=f"a sheet among {', '.join(workbook.sheet_names)}"
+            )
+        name = name or workbook.sheet_names[0]
+        part = _large_part(file, name)
+        if part is None:
+            yield from workbook.get_sheet_by_name(name).iter_rows()
+            return
+        first_column = None
+        width = 0
+        for piece in _pieces(file, part):
+            sheet = CalamineWorkbook.from_filelike(piece).get_sheet_by_name(name)
+            first_row, column = sheet.start or (0, 0)
+            first_column = column if first_column is None else first_column
+            # rows begin where the first column of their piece does, and those of earlier pieces come again, empty
+            offset = column - first_column
+            for row in islice(sheet.iter_rows(), first_row, None):
+                cells = [""] * offset + row if offset >= 0 else row[-offset:]
+                width = max(width, len(cells))
+                yield cells + [""] * (width - len(cells))
+    except _UNREADABLE as error:
         raise InputError(
             f"the workbook cannot be read ({error}).",
             dataset=dataset,
@@ -48,36 +73,48 @@ def _rows(file: Path, dataset: str, name: str | None) -> Iterator[list[Any]]:
         ) from error
 
 
-def _existing(name: str | None, sheets: list[str], dataset: str, file: Path) -> str:
-    """Name of a sheet that is there, the first where none is asked for."""
-    if name is not None and name not in sheets:
-        raise InputError(f"there is no sheet {name}.", dataset=dataset, file=file, expected=f"a sheet among {', '.join(sheets)}")
-    return sheets[0] if name is None else name
-
-
-def _largest_sheet(file: Path) -> int:
-    """Bytes of XML of the largest sheet; 0 where the workbook is of the older format, which is no archive and cannot be large."""
+def _large_part(file: Path, sheet: str) -> str | None:
+    """Where a workbook keeps a sheet that is too large for one piece; None for other sheets, and workbooks of the older format."""
     try:
         with ZipFile(file) as archive:
-            return max((part.file_size for part in archive.infolist() if part.filename.startswith("xl/worksheets/")), default=0)
-    except BadZipFile:
-        return 0
+            sheets, relations = (ElementTree.fromstring(archive.read(name)) for name in (_SHEETS, _RELATIONS))
+            [number] = [one.get(_RELATION_ID) for one in sheets.findall(".//{*}sheet") if one.get("name") == sheet]
+            [target] = [one.get("Target", "") for one in relations if one.get("Id") == number]
+            # relative to its own folder, or absolute
+            part = posixpath.join("/xl", target).removeprefix("/")
+            return part if archive.getinfo(part).file_size > LARGEST_PIECE else None
+    except (BadZipFile, KeyError, ValueError):
+        # it is calamine's to say what it is
+        return None
 
 
-def _streamed(file: Path, dataset: str, name: str | None) -> Iterator[list[Any]]:
-    """Rows as calamine gives them, one at a time; but for whole numbers, which are integers."""
-    with warnings.catch_warnings():
-        # about styles, which nobody asks for
-        warnings.simplefilter("ignore", UserWarning)
-        workbook = load_workbook(file, read_only=True, data_only=True)
-    try:
-        sheet = workbook[_existing(name, workbook.sheetnames, dataset, file)]
-        width = 0
-        for row in sheet.iter_rows(values_only=True):
-            width = max(width, len(row))
-            yield ["" if cell is None else cell for cell in row] + [""] * (width - len(row))
-    finally:
-        workbook.close()
+def _pieces(file: Path, part: str) -> Iterator[BytesIO]:
+    """A workbook again and again, each time with the next rows of a sheet."""
+    with ZipFile(file) as archive, archive.open(part) as sheet:
+        others = {name: archive.read(name) for name in archive.namelist() if not name.startswith("xl/worksheets/")}
+        waiting = b""
+        while (begin := re.search(rb"<(\w+:)?sheetData\s*>", waiting)) is None and (read := sheet.read(min(LARGEST_PIECE, 2**16))):
+            waiting += read
+        if begin is None:
+            return
+        head, waiting, prefix = waiting[: begin.end()], waiting[begin.end() :], begin[1] or b""
+        tail, end_of_row = b"</%ssheetData></%sworksheet>" % (prefix, prefix), b"</%srow>" % prefix
+        last = False
+        while not last:
+            read = sheet.read(max(LARGEST_PIECE - len(waiting), 1))
+            last = not read
+            waiting += read
+            cut = waiting.rfind(end_of_row) + len(end_of_row)
+            if cut < len(end_of_row) or (len(waiting) < LARGEST_PIECE and not last):
+                continue
+            piece = BytesIO()
+            with ZipFile(piece, "w") as written:
+                for name, content in others.items():
+                    written.writestr(name, content)
+                written.writestr(part, head + waiting[:cut] + tail)
+            waiting = waiting[cut:]
+            piece.seek(0)
+            yield piece
 
 
 def header_and_rows(file: Path, dataset: str, first_columns: tuple[str, ...], sheet: str | None = None) -> Iterator[list[Any]]:

@@ -396,13 +396,25 @@ class JobClient(SlurmPipesClient):  # type: ignore[misc]  # dagster_slurm ships 
     def _raise_if_pipes_process_failed(self, message_reader: Any, *, job_id: int) -> None:
         """Nothing, as above."""
 
+    def _maybe_emit_final_logs(
+        self,
+        message_reader: Any,
+        ssh_pool: Any,
+        run_dir: str,
+        job_id: int,
+        op_context: Any = None,
+        stdout_path: str | None = None,
+        stderr_path: str | None = None,
+    ) -> None:
+        """Put what the payload printed into the run's log, in one entry; dagster-slurm would print it to this process's terminal."""
+        said = Scheduler(ssh_pool.run).last_lines(run_dir, job_id, lines=200).rpartition("Launching payload...")[2].strip()
+        if said:
+            self._op.log.debug(f"SLURM job {job_id} printed:\n{said}")
+
     # ---- what dagster-slurm asks: commands -------------------------------------------------------------------------------------
 
     def _build_tail_command(self, remote_path: str) -> list[str]:
-        """Do not follow the job's stdout and stderr: what a payload says comes by Pipes, and each would hold an ssh session.
-
-        dagster-slurm prints both at the end.
-        """
+        """Do not follow the job's stdout and stderr: what a payload says comes by Pipes, and each would hold an ssh session."""
         return ["true"]
 
     def _build_sbatch_command(

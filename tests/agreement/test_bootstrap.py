@@ -145,8 +145,8 @@ def test_constant_values_are_degenerate(value: float) -> None:
 def test_symmetric_statistic_is_about_the_percentile_interval() -> None:
     half = np.random.default_rng(4).normal(size=100)
     values = np.concatenate([half, -half])
-    found = clustered_bca(values, np.arange(200), seed_key=("x",), n_resamples=20_000)
-    percentile = np.quantile(resampled_means(values, np.arange(200), 20_000, ("x",)), [0.025, 0.975])
+    found = clustered_bca(values, np.arange(200), seed_key=("x",), n_resamples=6_000)
+    percentile = np.quantile(resampled_means(values, np.arange(200), 6_000, ("x",)), [0.025, 0.975])
     assert found.method == "bca"
     assert_allclose([found.low, found.high], percentile, atol=0.1 * (found.high - found.low) / 2)
 

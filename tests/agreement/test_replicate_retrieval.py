@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy.spatial.distance import cdist
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from perturbridge_dagster.agreement.replicate_retrieval import retrieve_replicates
@@ -50,7 +50,7 @@ def retrieved_by_loops(effects: EffectsInMemory) -> pd.DataFrame:
         candidates = np.vstack([values[others], centroid])
         for similarity in ("euclidean", "cosine", "spearman"):
             if similarity == "spearman":
-                scores = np.array([spearmanr(values[query], c).statistic for c in candidates])
+                scores = np.corrcoef(rankdata(np.vstack([values[query], candidates]), axis=1))[0, 1:]
             else:
                 scores = -cdist(values[[query]], candidates, similarity)[0]
             for name, positive in zip(POSITIVES, (same & same_dose, same, same), strict=True):

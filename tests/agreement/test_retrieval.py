@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from scipy.spatial.distance import cdist
-from scipy.stats import kstest, spearmanr
+from scipy.stats import kstest, rankdata
 from sklearn.metrics import roc_auc_score
 
 from perturbridge_dagster.agreement import signatures
@@ -88,7 +88,7 @@ def retrieved_by_loops(matched: pd.DataFrame, left: EffectsInMemory, right: Effe
                 for similarity in ("euclidean", "cosine", "spearman"):
                     everything = np.vstack([candidates, centroid])
                     if similarity == "spearman":
-                        scores = np.array([spearmanr(q, c).statistic for c in everything])
+                        scores = np.corrcoef(rankdata(np.vstack([q, everything]), axis=1))[0, 1:]
                     else:
                         scores = -cdist(q[None], everything, similarity)[0]
                     for name, positive in positives.items():

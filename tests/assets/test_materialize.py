@@ -54,6 +54,10 @@ def test_every_check_of_the_sample_is_judged_and_none_stops(demo_home):
     assert len(rows) > 70
     assert {row.verdict for row in rows} == {"passed", "warned"}
     assert {(row.stage, row.check) for row in rows if row.verdict == "warned"} <= {
+        # few compounds that two datasets share
+        ("cross_dataset_agreement", "enough_compounds"),
+        ("cross_dataset_agreement", "intervals"),
+        ("compendium_agreement", "intervals"),
         # what the sample has on purpose: names that are numbers, a header read as a gene, conditions lost to filters, odd doses,
         ("harmonized_samples", "identity"),
         ("harmonized_samples", "counts"),
@@ -69,5 +73,5 @@ def test_a_second_walk_reuses_what_is_there(demo_home, monkeypatch, capsys):
     monkeypatch.setenv("PERTURBRIDGE_HOME", str(demo_home.path))
     assert main(["--sample"]) == 0
     said = capsys.readouterr().out
-    assert "1 materialized, 35 were current, 0 failed, 0 waiting" in said
+    assert "1 materialized, 34 were current, 0 failed, 0 waiting" in said
     assert "script/server" in said

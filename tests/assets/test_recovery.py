@@ -87,15 +87,22 @@ def test_strong_effects_have_the_true_size_and_direction(demo_home, truth, datas
 
 
 def test_datasets_agree_in_direction_better_than_in_size_and_more_where_the_effect_is_strong(demo_home):
-    scored = pd.concat(
-        read_parquet(demo_home.store.current("cross_dataset_agreement", key).folder / "conditions.parquet", "cross_dataset_agreement")
-        for key in demo_home.planner().keys("cross_dataset_agreement")
+    stage = "cross_dataset_agreement"
+    folders = [demo_home.store.current(stage, key).folder for key in demo_home.planner().keys(stage)]
+    conditions, scores = (
+        pd.concat(read_parquet(folder / f"{name}.parquet", stage) for folder in folders) for name in ("conditions", "scores")
     )
-    assert scored["direction_agreement"].mean() > 0.9
+    match = ["left_dataset", "right_dataset", "left_row", "right_row"]
+    by_metric = scores.pivot_table(index=match, columns="metric", values="score")
+    direction, correlation = by_metric["direction_agreement_p05"], by_metric["spearman_logFC"]
+    assert direction.mean() > 0.9
     # correlation 2·share − 1 would be the same statement of signs; sizes agree less than that
-    assert (2 * scored["direction_agreement"] - 1).mean() > scored["spearman_logFC"].mean() + 0.2
-    assert spearmanr(scored["mean_abs_t"], scored["spearman_logFC"]).statistic > 0.5
-    assert scored["spearman_logFC_delta"].mean() > 0.1
+    assert (2 * direction - 1).mean() > correlation.mean() + 0.2
+    strength = conditions.set_index(match)["mean_abs_t"].reindex(correlation.index)
+    assert spearmanr(strength, correlation).statistic > 0.5
+    of_all_genes = scores[scores["metric"] == "spearman_logFC"]
+    assert of_all_genes["source_centroid_delta"].mean() > 0.1
+    assert of_all_genes["target_peers_delta"].mean() > 0.1
 
 
 def test_inert_compounds_have_hardly_any_significant_genes(demo_home, truth):

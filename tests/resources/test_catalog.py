@@ -16,7 +16,7 @@ from perturbridge_dagster.contract import CONTRASTS, GENE_FILTER, MATCHED_CONDIT
 from perturbridge_dagster.effects.storage import open_effects
 from perturbridge_dagster.effects.table import EffectTable
 from perturbridge_dagster.written import Stamp, write_parquet
-from resources.catalog import build_catalog
+from resources.catalog import _MEANINGS, _TABLES, build_catalog
 from resources.store import ACCEPTED, Output
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -269,3 +269,18 @@ def test_a_catalog_that_cannot_be_built_leaves_the_old_one(tmp_path: Path, strat
         build_catalog(file, [*strata, gone], states_of([*strata, gone]))
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["catalog.duckdb"]
+
+
+def test_views_and_their_columns_say_what_they_are(catalog: Path):
+    said = ask(catalog, "SELECT comment FROM duckdb_views() WHERE view_name = 'condition_contrasts'")["comment"].tolist()
+    assert said == [CONTRASTS.meaning]
+    columns = ask(catalog, "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'condition_contrasts'")
+    comments = columns.set_index("column_name")["comment"]
+    assert comments["pert_dose_uM"].startswith(CONTRASTS["pert_dose_uM"].meaning)
+    assert comments["pert_dose_uM"].endswith("[µM]")
+    assert comments.reindex([field.name for field in CONTRASTS]).notna().all()
+
+
+def test_the_meanings_are_those_of_the_tables_that_the_views_show():
+    assert set(_MEANINGS) <= set(_TABLES)
+    assert set(_TABLES) - set(_MEANINGS) == {"condition_tiles", "replicate_tiles", "corpus_conditions", "embeddings"}

@@ -112,6 +112,14 @@ def test_a_request_of_another_task_is_refused(tmp_path: Path, corpus: Corpus):
     assert not (tmp_path / "corpora").exists()
 
 
+def test_settings_that_are_wrong_fail_the_run_and_say_so(tmp_path: Path, corpus: Corpus):
+    (tmp_path / "settings.toml").write_text('[compute]\nbackend = "slurm"\n')
+    run = ensure(tmp_path, corpus("one"))
+    assert run.outcomes == []
+    assert "settings.toml: the table [slurm] is not there" in run.error
+    assert failure_of(corpus("one")) is None
+
+
 @pytest.mark.slow
 def test_what_an_earlier_try_said_is_gone_once_there_is_an_output(tmp_path: Path, corpus: Corpus):
     record_failure(corpus("one"), "the words of an earlier try")

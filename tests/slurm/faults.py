@@ -138,12 +138,12 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "home_full": Fault(
         "the disk of the output is full",
-        Facts("FAILURE", f"{FAILED} or {EMPTY}", NOTHING_RUNS, "any"),
-        "Nothing half-written is left; with room again, the same partition succeeds.",
+        Facts("FAILURE, program error", FAILED, NOTHING_RUNS, "program error"),
+        "The error says so, and nothing half-written is left; with room again, the same partition succeeds.",
     ),
     "step_killed": Fault(
         "Dagster's step is killed (signal 9), and another partition started",
-        Facts("FAILURE", EMPTY, "1 RUNNING", "in progress"),
+        Facts("FAILURE", f"{EMPTY}, 1 half-written", "1 RUNNING", "in progress"),
         "The other partition has a job and an output of its own. The first, started again, waits for the job that goes on, and succeeds.",
     ),
     "terminated": Fault(
@@ -182,11 +182,12 @@ expected; *observed* is from the last run that wrote this page:
 
     {COMMAND}
 
-It takes about ten minutes, as root on Debian 12. `script/test` leaves these tests out, `script/test --all` runs all but the slowest; a test
-that needs no cluster compares the expectations of this page with those of the suite.
+It takes about twenty minutes, as root on Debian 12. `script/test` leaves these tests out; `script/test --all` leaves out the two longest
+(over its time, and 30 partitions), and takes about ten. A test that needs no cluster compares this page's expectations with the suite's.
 
 *Failure recorded* means `<digest>.failed.json` beside where the output would be: the sensor does not ask for it again until its inputs
-or its code have changed. *Nothing* means that it is asked for again. An *output* is one with a verified `done.json`.
+or its code have changed. *Nothing* means that it is asked for again. An *output* is one with a verified `done.json`; what is
+*half-written* lies aside in a hidden folder, belongs to a job that runs, and goes with it.
 """
 
 

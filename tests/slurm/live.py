@@ -122,14 +122,13 @@ class Live:
         assert run
         return run.status.value
 
-    def ended(self, run_id: str, seconds: float = 120) -> str:
+    def ended(self, run_id: str, seconds: float = 180) -> str:
         """Status of a run that has ended."""
         return within(
             seconds, f"the end of run {run_id}", lambda: self.status(run_id) in ("SUCCESS", "FAILURE", "CANCELED") and self.status(run_id)
         )
 
     def worker(self, run_id: str) -> int:
-        """Process of a run, which Dagster's launcher notes in its log."""
-        said = (re.search(r"Started process for run \(pid: (\d+)\)", entry.user_message) for entry in self.instance.all_logs(run_id))
-        [process] = [int(found[1]) for found in said if found]
-        return process
+        """Process of a run, as its log tells it."""
+        said = (re.search(r"Executing steps in process \(pid: (\d+)\)", entry.user_message) for entry in self.instance.all_logs(run_id))
+        return next(int(found[1]) for found in said if found)

@@ -32,8 +32,10 @@ def look(
     (tmp_path / "home" / "dagster").mkdir(parents=True)
     (tmp_path / "home" / "dagster" / "dagster.yaml").write_text("concurrency: {runs: {max_concurrent_runs: 1}}\n")
 
+    of_cluster = slurm_cluster.script("env", "--settings").stdout
+
     def run(*options: str, fails: bool, **settings: object) -> dict[str, str]:
-        tables = tomlkit.parse(slurm_cluster.script("env", "--settings").stdout)
+        tables = tomlkit.parse(of_cluster)
         tables["slurm"].update({key: str(value) if isinstance(value, Path) else value for key, value in settings.items()})
         (tmp_path / "home" / SETTINGS).write_text(tomlkit.dumps(tables))
         status = main(list(options))
@@ -65,7 +67,7 @@ def test_the_cluster_of_the_tests_is_in_order(look: Look, slurm_cluster: Cluster
 @pytest.mark.parametrize(
     ("settings", "check", "words"),
     [
-        ({"account": "nobody"}, "account and qos", ("Invalid account", "account perturbridge with qos")),
+        ({"account": "nobody"}, "account and qos", ("Invalid account", "with qos")),
         ({"qos": "golden"}, "account and qos", ("Invalid qos", "high,low,normal")),
         ({"gpu_partition": "short"}, "GPU partition", ("no node of short has GPUs", "one of main")),
         ({"user": "nobody"}, "login", ("refuses nobody",)),
