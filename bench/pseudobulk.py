@@ -251,7 +251,7 @@ def _written(shape: Shape, compression: Any, folder: Path) -> Path:
     print(
         f"{shape}\n{n_values:,} values, {n_values / shape.n_cells:.0f} a cell; float32 and int32, compression {compression}; "
         f"{file.stat().st_size / GIB:.2f} GiB, written in {time.perf_counter() - start:.0f} s; {os.cpu_count()} cores, "
-        f"load {os.getloadavg()[0]:.1f}; " + ", ".join(f"{name} {version(name)}" for name in ("anndata", "h5py", "numpy", "isal")),
+        f"load {os.getloadavg()[0]:.1f}; " + ", ".join(f"{name} {version(name)}" for name in ("anndata", "h5py", "numpy", "deflate")),
         flush=True,
     )
     return file

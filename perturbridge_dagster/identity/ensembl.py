@@ -11,18 +11,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pandas as pd
-import tenacity
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError
+from perturbridge_dagster.patience import BUSY, Pace, Patience, TryAgain, patiently, retry_after
 from perturbridge_dagster.written import file_checksum, written_whole
 
 log = logging.getLogger("perturbridge")
@@ -39,23 +39,14 @@ ARCHIVE_COLUMNS = ("gene_id", "ensembl_id", "status", "replacements", "release",
 status: see ``genes.STATUSES``. replacements: ids that Ensembl proposes, joined by ``;``. release: of Ensembl. date: UTC, ISO 8601."""
 
 _GENE_ID = re.compile(r"(ENSG\d{11})(?:\.\d+)?")
-_BUSY = (429, 500, 502, 503, 504)
 
 
 class EnsemblError(PerturbridgeError):
     """Ensembl did not answer, or not wholly; nothing of it is kept."""
 
 
-class _TryAgain(Exception):
-    """A request failed in a way that may pass; `retry_after`: seconds that the service asked to wait."""
-
-    def __init__(self, problem: str, retry_after: float = 0.0) -> None:
-        super().__init__(problem)
-        self.retry_after = retry_after
-
-
-@dataclass(frozen=True)
-class Limits:
+@dataclass(frozen=True, kw_only=True)
+class Limits(Patience):
     """How Ensembl is asked.
 
     Attributes
@@ -66,19 +57,11 @@ class Limits:
         Requests; Ensembl allows 15.
     timeout_s
         How long a request may stay silent.
-    tries
-        Times that a request is made before it counts as failed.
-    first_pause_s, longest_pause_s
-        Pauses between tries grow from the first, at random, to the longest. A pause that the service asks for holds up to five times
-        the longest.
     """
 
     ids_per_request: int = 1000
     per_second: float = 10.0
     timeout_s: float = 60.0
-    tries: int = 5
-    first_pause_s: float = 1.0
-    longest_pause_s: float = 60.0
 
 
 class EnsemblArchive:
@@ -90,15 +73,14 @@ class EnsemblArchive:
         Address of Ensembl REST; without it ``$PERTURBRIDGE_ENSEMBL``, else Ensembl's.
     limits
         How it is asked.
-    sleep
-        As ``time.sleep``; another is for tests.
+    pace
+        The pace that is kept.
     """
 
-    def __init__(self, address: str | None = None, limits: Limits | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, address: str | None = None, limits: Limits | None = None, pace: Pace | None = None) -> None:
         self.address = (address or os.environ.get(ADDRESS_VARIABLE) or ADDRESS).rstrip("/")
         self.limits = limits or Limits()
-        self._sleep = sleep
-        self._not_before = 0.0
+        self.pace = pace or Pace()
 
     def ask(self, ids: Iterable[str], told: Callable[[str], None] = lambda line: None) -> pd.DataFrame:
         """What has become of gene ids.
@@ -204,44 +186,27 @@ class EnsemblArchive:
 
         With `none_if_absent`, None where Ensembl says that it does not have that id.
         """
-        limits = self.limits
-        backoff = tenacity.wait_random_exponential(multiplier=limits.first_pause_s, max=limits.longest_pause_s)
-
-        def pause(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after if isinstance(error, _TryAgain) else 0.0
-            return max(min(asked, 5 * limits.longest_pause_s), backoff(state))
-
-        def tell(state: tenacity.RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            log.info("Ensembl, %s: %s; try %d of %d", where, error, state.attempt_number + 1, limits.tries)
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_TryAgain),
-            stop=tenacity.stop_after_attempt(limits.tries),
-            wait=pause,
-            before_sleep=tell,
-            sleep=self._sleep,
-            reraise=True,
-        )
         try:
-            return retrying(self._once, client, where, method, path, none_if_absent, arguments)
-        except _TryAgain as error:
+            return patiently(
+                partial(self._once, client, where, method, path, none_if_absent, arguments),
+                self.limits,
+                sleep=self.pace.sleep,
+                told=lambda line: log.info("Ensembl, %s: %s", where, line),
+            )
+        except TryAgain as error:
             raise EnsemblError(
-                f"{where}: no answer in {limits.tries} tries; the last: {error}. Nothing was kept; ask again later."
+                f"{where}: no answer in {self.limits.tries} tries; the last: {error}. Nothing was kept; ask again later."
             ) from error
 
     def _once(self, client: httpx.Client, where: str, method: str, path: str, none_if_absent: str, arguments: dict[str, Any]) -> Any:
         """A request, made once, not before its turn."""
-        if (left := self._not_before - time.monotonic()) > 0:
-            time.sleep(left)
-        self._not_before = time.monotonic() + 1 / self.limits.per_second
+        self.pace.wait((1, 1 / self.limits.per_second))
         try:
             response = client.request(method, path, **arguments)
         except httpx.TransportError as error:
-            raise _TryAgain(f"{type(error).__name__} ({error})") from error
-        if response.status_code in _BUSY:
-            raise _TryAgain(f"status {response.status_code}", _seconds(response.headers.get("Retry-After")))
+            raise TryAgain(f"{type(error).__name__} ({error})") from error
+        if response.status_code in BUSY:
+            raise TryAgain(f"status {response.status_code}", retry_after(response.headers.get("Retry-After")))
         if none_if_absent and response.status_code in (400, 404) and none_if_absent in response.text:
             return None
         if response.is_error:
@@ -249,15 +214,7 @@ class EnsemblArchive:
         try:
             return response.json()
         except ValueError as error:
-            raise _TryAgain(f"an answer that is no JSON, of {len(response.content):,} bytes") from error
-
-
-def _seconds(text: str | None) -> float:
-    """Seconds that an answer asks to wait; Ensembl gives them with decimals."""
-    try:
-        return max(0.0, float(text or 0))
-    except ValueError:
-        return 0.0
+            raise TryAgain(f"an answer that is no JSON, of {len(response.content):,} bytes") from error
 
 
 def _is_current(item: dict[str, Any]) -> bool:

@@ -17,23 +17,21 @@ import os
 import re
 import socket
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from email.message import Message
-from email.utils import parsedate_to_datetime
+from functools import partial
 from urllib.error import HTTPError
 
 import pandas as pd
 import pubchempy
-import tenacity
 
 from perturbridge_dagster.errors import PerturbridgeError
 from perturbridge_dagster.identity.answers import ANSWER_COLUMNS, present
 from perturbridge_dagster.identity.structures import read_structure
+from perturbridge_dagster.patience import BUSY, Pace, Patience, TryAgain, patiently, retry_after
 
 log = logging.getLogger("perturbridge")
 
@@ -46,7 +44,6 @@ _NAMESPACES = {"cid": "cid", "inchikey": "inchikey", "smiles": "smiles", "name":
 """Kind of question → namespace of PUG REST. CAS numbers are names there."""
 _BATCHED = ("cid", "inchikey")
 """PUG REST takes lists of these; of anything else one a request."""
-_BUSY = (429, 500, 502, 503, 504)
 _MOST_PROBLEMS_IN_A_ROW = 3
 _PAUSE_AT = {"yellow": 1.0, "red": 5.0, "black": 30.0}
 """Seconds to wait, by the worst word of PubChem's X-Throttling-Control header; green asks for no pause."""
@@ -56,16 +53,8 @@ class PubChemUnavailableError(PerturbridgeError):
     """PubChem did not answer, however often it was asked."""
 
 
-class _TryAgain(Exception):
-    """A request failed in a way that may pass; `retry_after`: seconds that the service asked to wait."""
-
-    def __init__(self, problem: str, retry_after: float) -> None:
-        super().__init__(problem)
-        self.retry_after = retry_after
-
-
-@dataclass(frozen=True)
-class Limits:
+@dataclass(frozen=True, kw_only=True)
+class Limits(Patience):
     """How PubChem is asked.
 
     Attributes
@@ -76,54 +65,12 @@ class Limits:
         Ids a request, where it takes many; questions a saved batch, where it takes one.
     timeout_s
         How long a request may stay silent.
-    tries
-        Times that a request is made before it counts as failed.
-    first_pause_s, longest_pause_s
-        Pauses between tries grow from the first, at random, to the longest. A pause that the service asks for holds up to five times the
-        longest.
     """
 
     per_second: int = 5
     per_minute: int = 400
     batch: int = 100
     timeout_s: float = 30.0
-    tries: int = 5
-    first_pause_s: float = 1.0
-    longest_pause_s: float = 60.0
-
-
-class Pace:
-    """Lets requests through at most at a rate; one object serves every thread of a process.
-
-    Parameters
-    ----------
-    clock, sleep
-        As in ``time``; others are for tests.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._clock, self.sleep = clock, sleep
-        self._lock = threading.Lock()
-        self._made: deque[float] = deque(maxlen=10_000)
-        self._not_before = float("-inf")
-
-    def wait(self, limits: Limits) -> None:
-        """Return when the next request may be made, and count it as made."""
-        with self._lock:
-            for n_requests, seconds in ((limits.per_second, 1.0), (limits.per_minute, 60.0)):
-                if len(self._made) >= n_requests:
-                    self._until(self._made[-n_requests] + seconds)
-            self._until(self._not_before)
-            self._made.append(self._clock())
-
-    def pause(self, seconds: float) -> None:
-        """Make no request for some seconds from now."""
-        with self._lock:
-            self._not_before = max(self._not_before, self._clock() + seconds)
-
-    def _until(self, moment: float) -> None:
-        while (left := moment - self._clock()) > 0:
-            self.sleep(left)
 
 
 PACE = Pace()
@@ -199,7 +146,7 @@ class PubChem:
             try:
                 rows += self._ask_once(kind, part)
                 problems.clear()
-            except _TryAgain as error:
+            except TryAgain as error:
                 problems.append(str(error))
                 rows += [_row(kind, query, "failed", present(), problem=str(error)) for query in part]
             if len(problems) >= _MOST_PROBLEMS_IN_A_ROW:
@@ -233,33 +180,19 @@ class PubChem:
         ------
         pubchempy.PubChemHTTPError
             If the service refuses the request.
-        _TryAgain
+        TryAgain
             If every try failed.
         """
-        limits = self.limits
-        backoff = tenacity.wait_random_exponential(multiplier=limits.first_pause_s, max=limits.longest_pause_s)
-
-        def pause(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after if isinstance(error, _TryAgain) else 0.0
-            return max(min(asked, 5 * limits.longest_pause_s), backoff(state))
-
-        def tell(state: tenacity.RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            log.info("PubChem: %s; try %d of %d in %.0f s", error, state.attempt_number + 1, limits.tries, state.upcoming_sleep)
-
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_TryAgain),
-            stop=tenacity.stop_after_attempt(limits.tries),
-            wait=pause,
-            before_sleep=tell,
+        return patiently(
+            partial(self._request, namespace, queries),
+            self.limits,
             sleep=self.pace.sleep,
-            reraise=True,
-        )(self._request, namespace, queries)
+            told=lambda line: log.info("PubChem: %s", line),
+        )
 
     def _request(self, namespace: str, queries: list[str]) -> list[dict[str, object]]:
         """Records of one request, made once; none where PubChem finds nothing."""
-        self.pace.wait(self.limits)
+        self.pace.wait((self.limits.per_second, 1.0), (self.limits.per_minute, 60.0))
         operation = f"property/{','.join(PROPERTIES)}"
         try:
             with _set_for_one_request(self.address, self.limits.timeout_s):
@@ -272,13 +205,13 @@ class PubChem:
         except pubchempy.PubChemHTTPError as error:
             headers = error.__cause__.headers if isinstance(error.__cause__, HTTPError) else Message()
             self._heed(headers)
-            if error.code not in _BUSY:
+            if error.code not in BUSY:
                 raise
-            raise _TryAgain(str(error), _retry_after(headers)) from error
+            raise TryAgain(str(error), retry_after(headers.get("Retry-After"))) from error
         except (OSError, http.client.HTTPException) as error:
-            raise _TryAgain(f"no answer ({error or type(error).__name__})", 0.0) from error
+            raise TryAgain(f"no answer ({error or type(error).__name__})") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise _TryAgain(f"an answer that is none ({error})", 0.0) from error
+            raise TryAgain(f"an answer that is none ({error})") from error
 
     def _heed(self, headers: Message) -> None:
         """Slow down where PubChem says that it is busy, or that we ask too much."""
@@ -297,15 +230,3 @@ def _row(
     parent_key = read_structure(str(smiles)).parent_key if smiles else None
     texts = (known.get("InChIKey"), parent_key, smiles, known.get("Title"))
     return (kind, query, outcome, known.get("CID"), *texts, "PubChem", when.isoformat(), problem)
-
-
-def _retry_after(headers: Message) -> float:
-    """Seconds that an answer asks to wait, given as such or as a date; 0 where it asks for nothing that can be read."""
-    asked = (headers.get("Retry-After") or "").strip()
-    if asked.isdigit():
-        return float(asked)
-    try:
-        date = parsedate_to_datetime(asked)
-    except ValueError:
-        return 0.0
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

@@ -85,17 +85,14 @@ class PublishedEffects:
             raise InputError(f"there is no published file of stratum {stratum}", dataset=dataset)
         self.dataset, self.stratum, self.replicates = dataset, stratum, replicates
         self.files: list[PublishedFile] = []
-        self._open = ExitStack()
-        try:
+        with ExitStack() as opening:
             for path in files:
-                file = self._open.enter_context(PublishedFile(path))
+                file = opening.enter_context(PublishedFile(path))
                 file.require_columns(_REQUIRED)
                 file.require_layers(LAYERS)
                 self.files.append(file)
             self.contrasts = self._contrasts()
-        except BaseException:
-            self._open.close()
-            raise
+            self._open = opening.pop_all()
         var = pd.concat([_genes(file) for file in self.files])
         self.genes = var.drop_duplicates("ensembl_id", ignore_index=True)
 

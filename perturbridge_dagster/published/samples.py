@@ -48,11 +48,10 @@ class PublishedSamples:
     def __init__(self, files: Sequence[Path], dataset: str) -> None:
         if not files:
             raise InputError("there is no published file of samples", dataset=dataset)
-        self._open = ExitStack()
         self.files: list[PublishedFile] = []
-        try:
+        with ExitStack() as opening:
             for path in files:
-                file = self._open.enter_context(PublishedFile(path))
+                file = opening.enter_context(PublishedFile(path))
                 file.require_columns(_REQUIRED)
                 _require_matrix(file)
                 self.files.append(file)
@@ -61,9 +60,7 @@ class PublishedSamples:
             obs = pd.concat(tables)
             repeated = obs.index.duplicated()
             self._require_equal(obs, repeated)
-        except BaseException:
-            self._open.close()
-            raise
+            self._open = opening.pop_all()
         controls = obs["is_control"].to_numpy()
         self.n_repeated_controls = int((repeated & controls).sum())
         self.n_repeated_treated = int((repeated & ~controls).sum())

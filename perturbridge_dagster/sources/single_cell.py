@@ -20,13 +20,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from perturbridge_dagster.compiled import on_all_cores
+from perturbridge_dagster.compiled import n_cores, on_all_cores
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.sources.native import Reconciliation
 from perturbridge_dagster.sources.stored import Compressed, StoredMatrix, are_counts, as_counts
 from perturbridge_dagster.sources.sums import MALAT1 as MALAT1_GENE
 from perturbridge_dagster.sources.sums import MITOCHONDRIAL as MITOCHONDRIAL_GENE
-from perturbridge_dagster.sources.sums import SampleSums, examine, plain
+from perturbridge_dagster.sources.sums import SampleSums, examine, plain, totals
 
 MINIMUM_GENES = 250
 MINIMUM_COUNTS = 700
@@ -36,8 +36,8 @@ MINIMUM_MALAT1 = 3.5
 """ln(1 + 10,000 × MALAT1 counts / counts of the cell), below which a droplet holds no intact nucleus: Clarke & Bader,
 BMC Genomics 2024, doi:10.1186/s12864-024-11015-5."""
 
-BLOCK_VALUES = 4_000_000
-"""Values that a core reads at a time: 32 MB with their genes. With fewer, the cells of a sample come one by one."""
+BLOCK_VALUES = 16_000_000
+"""Values that all cores together read at a time: 128 MB with their genes. With fewer a core, the cells of a sample come one by one."""
 
 GROUP = ("plate", "well", "perturbagen", "source_cell_context")
 """Cells equal in these are one sample. Dose and time are implied by plate and well."""
@@ -311,13 +311,13 @@ def _sum(
         if block is None:
             _refuse(read, rows, names)
         del read
+        if passes is None:
+            total.add(block, sample[rows], totals(block))
+            return
         examine(block, kind, n_genes[rows], sums[rows])
-        added = sample[rows]
-        if passes is not None:
-            added = np.where(passes(_statistics(n_genes[rows], sums[rows]), rows), added, -1)
-        total.add(block, added, sums[rows, 0])
+        total.add(block, np.where(passes(_statistics(n_genes[rows], sums[rows]), rows), sample[rows], -1), sums[rows, 0])
 
-    on_all_cores(add, matrix.blocks(max_values=BLOCK_VALUES))
+    on_all_cores(add, matrix.blocks(max_values=BLOCK_VALUES // n_cores()))
     return _statistics(n_genes, sums), total.to_csr()
 
 
@@ -354,7 +354,7 @@ def _sum_columns(
 
     def blocks() -> Iterator[tuple[slice, sparse.csr_matrix]]:
         """Genes × cells."""
-        for bounds in matrix.blocks(max_values=BLOCK_VALUES):
+        for bounds in matrix.blocks(max_values=BLOCK_VALUES // n_cores()):
             pointer, cells, values = matrix.read(*bounds)
             columns = sparse.csr_matrix((values, cells, pointer), shape=(len(pointer) - 1, n_cells))
             if not are_counts(values).all():

@@ -125,6 +125,20 @@ def _examine(block: Compressed, kind: NDArray[np.uint8], any_kind: bool, n_genes
             sums[cell, 1], sums[cell, 2] = mitochondrial, malat1
 
 
+@compiled
+def _totals(block: Compressed, total: NDArray[np.int64]) -> None:
+    pointer, _, counts = block
+    for cell in range(len(pointer) - 1):
+        total[cell] = counts[pointer[cell] : pointer[cell + 1]].sum()
+
+
+def totals(block: Compressed) -> NDArray[np.int64]:
+    """Counts of each cell of a block from :func:`plain`: all that adding it needs to know."""
+    total = np.empty(len(block[0]) - 1, np.int64)
+    _totals(block, total)
+    return total
+
+
 def examine(block: Compressed, kind: NDArray[np.uint8], n_genes: NDArray[np.int64], sums: NDArray[np.int64]) -> None:
     """What filters look at in each cell of a block.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.serving import serving
 
 
 @dataclass
@@ -116,12 +117,6 @@ def serve(double: EnsemblDouble) -> Iterator[EnsemblDouble]:
     """Run the double on a free local port."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.double = double
-    double.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(server) as address:
+        double.address = address
         yield double
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 from rdkit import Chem
 
 from perturbridge_dagster.identity.structures import read_structure
+from tests.serving import serving
 
 PATH = "/rest/pug"
 BUSY = ("PUGREST.ServerBusy", "Too many requests or server too busy")
@@ -185,12 +186,6 @@ def serve(double: PubChemDouble) -> Iterator[PubChemDouble]:
     """Run the double on a free local port."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.double = double
-    double.address = f"http://127.0.0.1:{server.server_address[1]}{PATH}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(server) as address:
+        double.address = f"{address}{PATH}"
         yield double
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from perturbridge_dagster.identity.ensembl import (
 )
 from perturbridge_dagster.identity.genes import GeneIdentity
 from perturbridge_dagster.identity.snapshot import shipped, with_answers
+from perturbridge_dagster.patience import Pace
 from tests.identity.ensembl_double import EnsemblDouble, Trouble, serve
 
 pytestmark = pytest.mark.slow
@@ -31,7 +33,9 @@ pytestmark = pytest.mark.slow
 CURRENT, REPLACED, RETIRED, AMBIGUOUS, UNKNOWN = (f"ENSG999999{number:05d}" for number in range(1, 6))
 TARGET, OTHER = "ENSG99999900101", "ENSG99999900102"
 ALL = [CURRENT, REPLACED, RETIRED, AMBIGUOUS, UNKNOWN]
-QUICK = Limits(ids_per_request=2, per_second=1000, timeout_s=0.5, tries=3, first_pause_s=0.01, longest_pause_s=0.02)
+QUICK = Limits(
+    ids_per_request=2, per_second=1000, timeout_s=0.5, tries=3, first_pause_s=0.01, longest_pause_s=0.02, longest_retry_after_s=0.1
+)
 
 
 @pytest.fixture
@@ -90,21 +94,22 @@ def test_a_failure_that_passes_is_asked_again(ensembl: EnsemblDouble, trouble: T
 def test_it_waits_as_long_as_it_is_asked_to(ensembl: EnsemblDouble) -> None:
     ensembl.troubles = [Trouble(status=429, headers={"Retry-After": "7.5"}, body=b"{}"), Trouble(status=429, body=b"{}")]
     slept: list[float] = []
-    EnsemblArchive(limits=Limits(per_second=1000, first_pause_s=0.01, longest_pause_s=60), sleep=slept.append).ask([CURRENT])
+    EnsemblArchive(
+        limits=Limits(per_second=1000, first_pause_s=0.01, longest_pause_s=60),
+        pace=Pace(clock=itertools.count().__next__, sleep=slept.append),
+    ).ask([CURRENT])
     assert slept[0] == 7.5
     assert 0 < slept[1] < 1
 
 
-def test_no_more_requests_than_allowed_are_made(ensembl: EnsemblDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_requests_than_allowed_are_made(ensembl: EnsemblDouble) -> None:
     now, slept = [100.0], []
-    monkeypatch.setattr("perturbridge_dagster.identity.ensembl.time.monotonic", lambda: now[0])
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         now[0] += seconds
 
-    monkeypatch.setattr("perturbridge_dagster.identity.ensembl.time.sleep", sleep)
-    EnsemblArchive(limits=Limits(per_second=4)).ask([CURRENT])
+    EnsemblArchive(limits=Limits(per_second=4), pace=Pace(clock=lambda: now[0], sleep=sleep)).ask([CURRENT])
     np.testing.assert_allclose(slept, [0.25, 0.25])
 
 

@@ -13,13 +13,23 @@ import pubchempy
 import pytest
 
 from perturbridge_dagster.identity.answers import ANSWER_COLUMNS
-from perturbridge_dagster.identity.pubchem import Limits, Pace, PubChem, PubChemUnavailableError
+from perturbridge_dagster.identity.pubchem import Limits, PubChem, PubChemUnavailableError
+from perturbridge_dagster.patience import Pace
 from tests.identity.conftest import RECORDS
 from tests.identity.pubchem_double import PubChemDouble, Trouble
 
 pytestmark = pytest.mark.slow
 
-FAST = Limits(per_second=5000, per_minute=100_000, batch=3, timeout_s=0.5, tries=3, first_pause_s=0.01, longest_pause_s=0.05)
+FAST = Limits(
+    per_second=5000,
+    per_minute=100_000,
+    batch=3,
+    timeout_s=0.5,
+    tries=3,
+    first_pause_s=0.01,
+    longest_pause_s=0.05,
+    longest_retry_after_s=0.25,
+)
 
 
 def ask(*questions: tuple[str, str], limits: Limits = FAST) -> pd.DataFrame:
@@ -150,25 +160,6 @@ def test_the_throttling_header_slows_down(pubchem: PubChemDouble, word: str, sec
     service = PubChem(limits=Limits(), pace=Pace(clock=lambda: now, sleep=sleep))
     list(service.ask(pd.DataFrame({"kind": "name", "query": ["aspirin", "imatinib"]})))
     assert sum(slept) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize(("per_second", "seconds"), [(5, 999 // 5), (50, 2 * 60 + 199 // 50)])
-def test_the_pace_keeps_both_limits_and_goes_as_fast_as_they_allow(per_second: int, seconds: float) -> None:
-    now = 0.0
-    made = []
-
-    def sleep(pause: float) -> None:
-        nonlocal now
-        now += pause
-
-    pace = Pace(clock=lambda: now, sleep=sleep)
-    for _ in range(1000):
-        pace.wait(Limits(per_second=per_second))
-        made.append(now)
-    times = pd.Series(made)
-    assert (times.diff(per_second).dropna() >= 1.0 - 1e-9).all()
-    assert (times.diff(400).dropna() >= 60.0 - 1e-9).all()
-    assert times.iloc[-1] == pytest.approx(seconds)
 
 
 def test_a_throttling_server_is_never_provoked(pubchem: PubChemDouble) -> None:

@@ -3,7 +3,7 @@
 Belongs here: everything about one request. Does not belong here: partial files (``transfer.py``) or what other stores call their
 objects (``stores.py``).
 
-httpx makes the requests and tenacity paces the tries. pooch was weighed and not taken: it neither resumes nor honours Retry-After.
+httpx makes the requests. pooch was weighed and not taken: it neither resumes nor honours Retry-After.
 Redirects are followed here, because httpx stops only after a number of them and would go from https to http.
 """
 
@@ -15,15 +15,13 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import TypeVar
 
 import httpx
-import tenacity
 
+from perturbridge_dagster.patience import TryAgain, patiently, retry_after
 from perturbridge_dagster.sources.download.remote import AccessError, DownloadError, Limits
 
 T = TypeVar("T")
@@ -35,22 +33,6 @@ _MOST_BYTES_OF_AN_ANSWER = 256 * 1024**2
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "perturbridge-dagster"}
 
 
-class TryAgain(Exception):
-    """A try failed in a way that may pass.
-
-    Parameters
-    ----------
-    problem
-        What happened, for people.
-    retry_after
-        Seconds that the server asked to wait.
-    """
-
-    def __init__(self, problem: str, retry_after: float | None = None) -> None:
-        super().__init__(problem)
-        self.retry_after = retry_after
-
-
 class Stopped(Exception):
     """The caller has stopped."""
 
@@ -59,18 +41,6 @@ def without_query(url: httpx.URL | str) -> str:
     """A URL as it may be shown: what follows the path can be a signature, what precedes the host a password."""
     parsed = httpx.URL(url)
     return str(parsed.copy_with(query=None, fragment=None, userinfo=b""))
-
-
-def retry_after(response: httpx.Response) -> float | None:
-    """Seconds that an answer asks to wait, given as such or as a date; None where it asks for nothing that can be read."""
-    asked = response.headers.get("retry-after", "").strip()
-    if asked.isdigit():
-        return float(asked)
-    try:
-        date = parsedate_to_datetime(asked)
-    except ValueError:
-        return None
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 
 
 def _detail(response: httpx.Response) -> str:
@@ -188,7 +158,7 @@ class Connection:
         said = without_secret(_detail(response), token)
         problem = f"{without_query(response.url)} answered {code} {phrase}".rstrip() + (f" ({said})" if said else "")
         if code in WORTH_ANOTHER_TRY:
-            return TryAgain(problem, retry_after(response))
+            return TryAgain(problem, retry_after(response.headers.get("retry-after")))
         if code in (401, 403, 407):
             if variable and not token:
                 advice = f"It wants a token: set the environment variable {variable}."
@@ -216,30 +186,12 @@ class Connection:
         TryAgain
             The last one.
         """
-        limits = self.limits
-        backoff = tenacity.wait_random_exponential(multiplier=limits.first_pause_s, max=limits.longest_pause_s)
-
-        def pause(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after if isinstance(error, TryAgain) and error.retry_after else 0.0
-            return max(min(asked, limits.longest_retry_after_s), backoff(state))
-
-        def tell(state: tenacity.RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            told(f"{error}; try {state.attempt_number + 1} of {limits.tries} in {state.upcoming_sleep:.0f} s")
 
         def sleep(seconds: float) -> None:
             if self.stop.wait(seconds):
                 raise Stopped
 
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(TryAgain),
-            stop=tenacity.stop_after_attempt(limits.tries),
-            wait=pause,
-            before_sleep=tell,
-            sleep=sleep,
-            reraise=True,
-        )(attempt)
+        return patiently(attempt, self.limits, sleep=sleep, told=told)
 
     def read(self, url: str) -> bytes:
         """A small answer whole, such as the list of what a package holds.

@@ -141,9 +141,8 @@ def fetch(
             while unfinished:
                 _, unfinished = wait(unfinished, timeout=_SECONDS_BETWEEN_LOOKS, return_when=FIRST_COMPLETED)
                 board.tell()
-        except BaseException:
-            stop.set()
-            raise
+        finally:
+            stop.set()  # where not all are done, the others end too
     _raise({file.name: error for file, future in zip(files, futures, strict=True) if (error := future.exception())}, len(files), dataset)
     return [future.result() for future in futures]
 

@@ -15,6 +15,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.patience import Patience
 
 GIB = 1024**3
 
@@ -152,8 +153,8 @@ class RemoteFile:
             raise ValueError(f"the url of {self.name} holds a credential; credentials come from the environment, see token_variable")
 
 
-@dataclass(frozen=True)
-class Limits:
+@dataclass(frozen=True, kw_only=True)
+class Limits(Patience):
     """How patient and how polite a transfer is. Times are seconds.
 
     Attributes
@@ -169,10 +170,6 @@ class Limits:
         broken connections while a dead server is given up soon.
     most_rounds
         The most such rows.
-    first_pause_s, longest_pause_s
-        The pause after the n-th try is drawn between 0 and first_pause_s · 2ⁿ⁻¹, at most `longest_pause_s`.
-    longest_retry_after_s
-        The longest that a server's Retry-After is waited for.
     redirects
         The most redirects followed.
     seconds_between_lines
@@ -184,10 +181,8 @@ class Limits:
     read_s: float = 30.0
     window_s: float = 60.0
     least_bytes: int = 256 * 1024
-    tries: int = 8
     most_rounds: int = 50
-    first_pause_s: float = 1.0
-    longest_pause_s: float = 60.0
+    tries: int = 8
     longest_retry_after_s: float = 900.0
     redirects: int = 10
     seconds_between_lines: float = 15.0

@@ -25,7 +25,8 @@ from typing import NoReturn
 import httpx
 
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.sources.download.connection import Connection, Stopped, TryAgain, without_query
+from perturbridge_dagster.patience import TryAgain
+from perturbridge_dagster.sources.download.connection import Connection, Stopped, without_query
 from perturbridge_dagster.sources.download.remote import (
     BYTES_TO_JUDGE,
     AccessError,

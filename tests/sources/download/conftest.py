@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from perturbridge_dagster.sources.download import Limits
+from tests.serving import serving
 from tests.sources.download.misbehaving_server import Server
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    running = Server()
+    with serving(running):
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture

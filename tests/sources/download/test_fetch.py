@@ -24,6 +24,7 @@ import pytest
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.sources.download import AccessError, Checksum, DownloadError, Limits, RemoteFile, Unpack, fetch
+from tests.serving import serving
 from tests.sources.download.misbehaving_server import File, Handler, Server, says
 
 pytestmark = pytest.mark.slow
@@ -478,15 +479,12 @@ def test_a_token_goes_to_its_own_host_only(
     server: Server, tmp_path: Path, quick: Limits, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     monkeypatch.setenv("TEST_TOKEN", TOKEN)
-    with Server() as other:
-        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    other = Server()
+    with serving(other):
         server.plans["/data.bin"] = says(302, Location="/here")
         server.plans["/here"] = says(307, Location=other.url("/there"))
         other.plans["/there"] = File(body)
         [stored] = fetch([RemoteFile("data.bin", server.url("/data.bin"), token_variable="TEST_TOKEN")], tmp_path, limits=quick)
-        other.shutdown()
-        thread.join()
         assert stored.read_bytes() == body
         assert [request.headers.get("Authorization") for request in server.requests] == [f"Bearer {TOKEN}"] * 2
         assert TOKEN not in json.dumps([request.headers for request in other.requests])
