@@ -153,7 +153,7 @@ _STAGES = (
     Stage(
         "training_corpus",
         "corpora",
-        "1",
+        "2",
         (
             Check("values", True, "Values are finite, doses positive, and no condition occurs twice."),
             Check(

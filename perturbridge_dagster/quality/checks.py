@@ -412,11 +412,12 @@ def published_comparison(folder: Path) -> Findings:
 def training_corpus(folder: Path) -> Findings:
     """Checks on a training corpus."""
     from perturbridge_dagster.representation.corpus import open_corpus
-    from perturbridge_dagster.representation.splits import scalar_violations
+    from perturbridge_dagster.representation.splits import SPLIT_RULES, violations
 
-    conditions = open_corpus(folder).conditions
+    corpus = open_corpus(folder)
+    conditions = corpus.conditions
     key = ["dataset", "context", "perturbation", "log_dose", "time"]
-    violations = scalar_violations(conditions)
+    broken = violations(conditions, SPLIT_RULES[corpus.summary["split_rule"]].promises)
     return {
         "values": validate(
             conditions,
@@ -429,7 +430,7 @@ def training_corpus(folder: Path) -> Findings:
             key,
         ),
         "split_promise": validate(
-            violations.assign(keeps_promise=False), [_equal("the split keeps its promise", "keeps_promise", True)], list(violations.columns)
+            broken.assign(keeps_promise=False), [_equal("the split keeps its promise", "keeps_promise", True)], list(broken.columns)
         ),
     }
 

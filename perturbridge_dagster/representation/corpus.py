@@ -28,14 +28,14 @@ from perturbridge_dagster.contract import CORPUS, CORPUS_CONDITIONS, CORPUS_READ
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation.encoding import CONDITION_KEY, Vocabularies
 from perturbridge_dagster.representation.splits import (
+    SPLIT_RULES,
     SPLITS,
     assign_units,
     held_out_molecules,
-    molecule_violations,
-    scalar_violations,
-    split_molecules,
-    split_scalar,
+    overlaps,
+    split_conditions,
     summarize_units,
+    violations,
 )
 from perturbridge_dagster.written import Stamp, read_parquet, read_stamp, require_compatible, write_json, write_parquet
 
@@ -46,9 +46,8 @@ STAGE = "training_corpus"
 SHARD_VALUES = 200_000
 """Most values of one shard, as published."""
 
-SplitRule = Literal["scalar", "molecules", "parents"]
-
 _BLOCK_VALUES = 4_000_000
+_MOLECULE_SPLITS: dict[str, Literal["cid", "parent"]] = {"molecules": "cid", "parents": "parent"}
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()._-]*")
 
 
@@ -77,7 +76,7 @@ class StoredEffects(Protocol):
 
 
 def write_corpus(
-    strata: Sequence[StoredEffects], folder: Path, stamp: Stamp, *, name: str, split: SplitRule = "scalar", seed: int = 13
+    strata: Sequence[StoredEffects], folder: Path, stamp: Stamp, *, name: str, split: str = "scalar", seed: int = 13
 ) -> dict[str, Any]:
     """Write a training corpus: one row for each finite contrast × gene.
 
@@ -98,8 +97,7 @@ def write_corpus(
     name
         Name of the corpus.
     split
-        ``"scalar"``: :func:`splits.split_scalar`. ``"molecules"`` and ``"parents"``: :func:`splits.split_molecules` by PubChem id or
-        by parent structure.
+        Name of a split of :data:`splits.SPLIT_RULES`.
     seed
         Seed of the split.
 
@@ -156,14 +154,16 @@ def write_corpus(
     write_parquet(folder / "readouts.parquet", readout_frame.loc[has_readout], CORPUS_READOUTS, stamp)
     write_parquet(folder / "shards.parquet", pd.DataFrame(shards, columns=CORPUS_SHARDS.names), CORPUS_SHARDS, stamp)
 
-    violations = scalar_violations(kept) if split == "scalar" else molecule_violations(kept, by="cid" if split == "molecules" else "parent")
+    promises = SPLIT_RULES[split].promises
     is_repeated = contrasts.groupby("condition").size() > 1
     summary = {
         "name": name,
         "split_rule": split,
         "seed": seed,
         "split_report": report,
-        "split_violations": _records(violations),
+        "split_promises": list(promises),
+        "split_violations": _records(violations(kept, promises)),
+        "split_overlaps": _records(overlaps(kept, promises)),
         "n_strata": len(strata),
         "n_conditions": {key: int((kept["split"] == key).sum()) for key in SPLITS},
         "n_values": {key: int(counts.sum()) for key, counts in n_by_readout.items()},
@@ -238,14 +238,14 @@ def _conditions(contrasts: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(n_contrasts=grouped.size()).reset_index(drop=True)
 
 
-def _split(conditions: pd.DataFrame, rule: SplitRule, seed: int) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def _split(conditions: pd.DataFrame, rule: str, seed: int) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Conditions with a split, and the report of how it came about: moves, or held-out molecules."""
+    report = pd.DataFrame()
     if rule == "scalar":
-        return split_scalar(conditions, seed=seed), _records(summarize_units(assign_units(conditions, seed=seed)))
-    if rule not in ("molecules", "parents"):
-        raise InputError(f"no split is called {rule!r}", expected="'scalar', 'molecules' or 'parents'")
-    by: Literal["cid", "parent"] = "cid" if rule == "molecules" else "parent"
-    return split_molecules(conditions, by=by, seed=seed), _records(held_out_molecules(conditions, by=by, seed=seed))
+        report = summarize_units(assign_units(conditions, seed=seed))
+    elif rule in _MOLECULE_SPLITS:
+        report = held_out_molecules(conditions, by=_MOLECULE_SPLITS[rule], seed=seed)
+    return split_conditions(conditions, rule, seed=seed), _records(report)
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

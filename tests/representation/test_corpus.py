@@ -15,7 +15,7 @@ from perturbridge_dagster.effects.table import EffectTable
 from perturbridge_dagster.errors import IncompatibleFileError, InputError
 from perturbridge_dagster.representation import corpus as corpus_module
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus, write_corpus
-from perturbridge_dagster.representation.splits import SPLITS, molecule_violations, scalar_violations
+from perturbridge_dagster.representation.splits import SPLIT_RULES, SPLITS, violations
 from perturbridge_dagster.written import Stamp, read_stamp
 
 KEY = ["dataset", "context", "perturbation", "log_dose", "time", "readout"]
@@ -65,7 +65,7 @@ def test_split_of_values_is_the_split_of_their_condition(additive_corpus: Stored
     of_condition = additive_corpus.conditions[[*KEY[:-1], "split"]]
     joined = found.merge(of_condition, on=KEY[:-1], how="left", suffixes=("", "_listed"), validate="many_to_one")
     assert (joined["split"] == joined["split_listed"]).all()
-    assert scalar_violations(additive_corpus.conditions).empty
+    assert violations(additive_corpus.conditions, SPLIT_RULES["scalar"].promises).empty
     assert additive_corpus.summary["split_violations"] == []
 
 
@@ -175,7 +175,7 @@ def test_molecule_splits_of_a_corpus(additive_strata: list, make_stamp: Callable
     assert summary["split_rule"] == rule
     assert summary["n_conditions"]["val"] > 0
     assert summary["split_report"][0]["rule"] == "ten_percent_shared_molecules"
-    assert molecule_violations(opened.conditions, by="cid" if rule == "molecules" else "parent").empty
+    assert violations(opened.conditions, SPLIT_RULES[rule].promises).empty
 
 
 def test_stamp_gathers_datasets_licences_and_taints(
