@@ -312,7 +312,7 @@ def compound_embeddings(request: Request, folder: Path) -> None:
     settings = replace({"small": SMALL, "published": PUBLISHED}[request.arguments["settings"]], seed=request.arguments["seed"])
     checkpoints = Path(request.folder) / f"{request.output.name}.training"
     result = train(corpus, settings, checkpoints, log.info)
-    evaluation = evaluate(result.trained, corpus, folder=checkpoints)
+    evaluation = evaluate(result.trained, corpus)
     embeddings = write_embeddings(folder / "embeddings.parquet", result.trained, corpus, stamp)
     names = embeddings.set_index("symbol")["perturbagen"]
     near = neighbours(embeddings, k=5)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perturbridge_dagster.representation.encoding import EncodedConditions, EncodedSplit, Vocabularies
+from perturbridge_dagster.representation.encoding import EncodedConditions, EncodedSplit, Values, Vocabularies
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -159,37 +159,36 @@ class ScalarLPM(nn.Module):
         return predicted.squeeze(-1)
 
 
-def predict(model: ScalarLPM, values: EncodedSplit, *, chunk: int = 65_536) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+def predict(model: ScalarLPM, split: EncodedSplit, *, chunk: int = 65_536) -> Iterator[tuple[Values, NDArray[np.float32]]]:
     """Predict every value of a split, chunk by chunk, without dropout.
 
     Parameters
     ----------
     model
         Used on the device it lies on; its training mode is restored.
-    values
-        n encoded values.
+    split
+        Encoded values.
     chunk
         Values predicted at once.
 
     Yields
     ------
     tuple
-        The slice of values, and their predicted logFC, float32.
+        The values, and their predicted logFC, float32.
     """
     device = next(model.parameters()).device
-    conditions = ConditionTensors.of(values.encoded, device)
+    conditions = ConditionTensors.of(split.encoded, device)
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(values), chunk):
-            part = slice(start, min(start + chunk, len(values)))
+        for values in split.chunks(chunk):
             with torch.no_grad():
-                predicted = model(conditions.rows(to_device(values.condition[part], device)), to_device(values.readout[part], device))
-            yield part, predicted.cpu().numpy()
+                predicted = model(conditions.rows(to_device(values.condition, device)), to_device(values.readout, device))
+            yield values, predicted.cpu().numpy()
     finally:
         model.train(was_training)
 
 
-def to_device(codes: NDArray[np.int32], device: torch.device) -> Tensor:
+def to_device(codes: NDArray[np.int64], device: torch.device) -> Tensor:
     """Integer codes as int64 on a device."""
     return torch.from_numpy(np.asarray(codes, dtype=np.int64)).to(device)

@@ -14,7 +14,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -239,7 +238,7 @@ def train(corpus: StoredCorpus, settings: TrainingSettings, folder: Path, log: C
     falls. A resumed run ends with the very bits of an uninterrupted one on the CPU. Selection is by
     a full pass over the validation values.
 
-    Memory: 12 bytes a train and validation value, memory-mapped in `folder` while training runs.
+    Memory: values stay in the shards of the corpus, which are memory-mapped.
 
     Parameters
     ----------
@@ -265,26 +264,20 @@ def train(corpus: StoredCorpus, settings: TrainingSettings, folder: Path, log: C
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vocabularies = corpus.vocabularies(unknown=settings.unknown_token)
-    encoded = folder / "encoded"
-    shutil.rmtree(encoded, ignore_errors=True)
-    try:
-        train_values = encode_split(corpus, "train", vocabularies, encoded)
-        val_values = encode_split(corpus, "val", vocabularies, encoded)
-        for name, values in (("train", train_values), ("val", val_values)):
-            if not len(values):
-                raise InputError(
-                    f"the corpus has no {name} values", file=corpus.folder, advice="A model needs both; add conditions, or datasets."
-                )
-        log(
-            f"training on {len(train_values):,} values of {len(train_values.conditions):,} conditions, "
-            f"selecting on {len(val_values):,}; {settings.steps:,} steps on {device.type}"
-        )
-        with deterministic(device):
-            run = _Run(corpus, settings, vocabularies, train_values, val_values, folder, device)
-            run.resume(log)
-            run.go_on(log)
-    finally:
-        shutil.rmtree(encoded, ignore_errors=True)
+    train_values, val_values = (encode_split(corpus, name, vocabularies) for name in ("train", "val"))
+    for name, values in (("train", train_values), ("val", val_values)):
+        if not len(values):
+            raise InputError(
+                f"the corpus has no {name} values", file=corpus.folder, advice="A model needs both; add conditions, or datasets."
+            )
+    log(
+        f"training on {len(train_values):,} values of {len(train_values.conditions):,} conditions, "
+        f"selecting on {len(val_values):,}; {settings.steps:,} steps on {device.type}"
+    )
+    with deterministic(device):
+        run = _Run(corpus, settings, vocabularies, train_values, val_values, folder, device)
+        run.resume(log)
+        run.go_on(log)
     return TrainingResult(
         trained=load_model(folder / "best.pt"),
         history=pd.DataFrame(run.history),
@@ -336,9 +329,10 @@ class _Run:
         last_line = started
         self.model.train()
         for batch in itertools.islice(_batches_from(self.step, len(self.train_values), self.settings), self.settings.steps - self.step):
-            target = torch.from_numpy(self.train_values.value[batch]).to(self.device)
-            condition = to_device(self.train_values.condition[batch], self.device)
-            predicted = self.model(conditions.rows(condition), to_device(self.train_values.readout[batch], self.device))
+            values = self.train_values.take(batch)
+            target = torch.from_numpy(values.value).to(self.device)
+            condition = to_device(values.condition, self.device)
+            predicted = self.model(conditions.rows(condition), to_device(values.readout, self.device))
             loss = nn.functional.mse_loss(predicted, target)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -361,8 +355,7 @@ class _Run:
     def _validate(self, train_rmse: float) -> None:
         """A full validation pass; keep the model if it is the best so far, then write the checkpoint."""
         squared_error = sum(
-            float(np.square(predicted - self.val_values.value[part], dtype=np.float64).sum())
-            for part, predicted in predict(self.model, self.val_values)
+            float(np.square(predicted - values.value, dtype=np.float64).sum()) for values, predicted in predict(self.model, self.val_values)
         )
         rmse = math.sqrt(squared_error / len(self.val_values))
         if not (math.isfinite(rmse) and math.isfinite(train_rmse)):
@@ -451,15 +444,11 @@ def _identity(settings: TrainingSettings, vocabularies: Vocabularies, train_valu
     """Digest of all that decides a run: settings, symbols and the values themselves."""
     digest = hashlib.sha256(json.dumps([asdict(settings), vocabularies.to_dict()], sort_keys=True).encode())
     for values in (train_values, val_values):
-        for part in (
-            values.condition,
-            values.readout,
-            values.value,
-            values.encoded.log_dose,
-            values.encoded.time,
-            values.encoded.perturbation,
-        ):
+        for part in (values.encoded.log_dose, values.encoded.time, values.encoded.perturbation):
             digest.update(np.ascontiguousarray(part).data)
+        for block in values.blocks:
+            for part in (block.condition, block.readout, block.log_fc):
+                digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 

@@ -124,9 +124,7 @@ def test_predictions_do_not_depend_on_chunks(additive_corpus: StoredCorpus) -> N
     vocabularies = additive_corpus.vocabularies()
     values = encode_split(additive_corpus, "val", vocabularies)
     model = ScalarLPM(vocabularies, ModelSettings(width=4, hidden=(8,), dropout=0.5)).train()
-    whole = np.concatenate([part for _, part in predict(model, values, chunk=len(values))])
-    chunked = np.empty(len(values), dtype=np.float32)
-    for part, predicted in predict(model, values, chunk=1_001):
-        chunked[part] = predicted
+    [(_, whole)] = predict(model, values, chunk=len(values))
+    chunked = np.concatenate([predicted for _, predicted in predict(model, values, chunk=1_001)])
     np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
     assert model.training
