@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 State = Literal["current", "missing", "stale", "failed", "unaccepted", "waiting"]
 
 CORPORA = ("all",)
-MODELS = ("scalar_lpm",)
+MODELS = ("scalar_lpm", "multi_output_lpm")
 EFFECTS_STAGES = {"grouped": "condition_effects", "separate": "replicate_effects"}
 STRATUM_STAGES = (*EFFECTS_STAGES.values(), "published_comparison")
 """Stages whose partitions, a dataset and a cell context, have one output a stratum."""

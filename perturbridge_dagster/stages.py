@@ -164,7 +164,7 @@ _STAGES = (
     Stage(
         "compound_embeddings",
         "embeddings",
-        "1",
+        "2",
         (
             Check("vectors", True, "Every perturbation has one finite vector."),
             Check("beats_baselines", False, "On the test split the model predicts better than the means it is compared with."),

@@ -441,15 +441,16 @@ def compound_embeddings(folder: Path) -> Findings:
     import pandas as pd
 
     from perturbridge_dagster.representation.embeddings import read_embeddings
-    from perturbridge_dagster.representation.evaluation import MODEL
+    from perturbridge_dagster.representation.evaluation import model_of
 
     embeddings = read_embeddings(folder / "embeddings.parquet")
     finite = np.isfinite(np.stack(embeddings["embedding"].to_list())).all(axis=1)
     frame = embeddings.drop(columns="embedding").assign(finite=finite)
     evaluation = read_parquet(folder / "evaluation.parquet", "compound_embeddings")
     test = evaluation[evaluation["split"] == "test"].set_index("predictor")["rmse"]
-    baselines = test.drop(MODEL)
-    compared = pd.DataFrame({"baseline": baselines.index, "rmse": baselines.to_numpy(), "gain": (baselines - test[MODEL]).to_numpy()})
+    model = model_of(evaluation)
+    baselines = test.drop(model)
+    compared = pd.DataFrame({"baseline": baselines.index, "rmse": baselines.to_numpy(), "gain": (baselines - test[model]).to_numpy()})
     better = _at_least("the model predicts the test split better than the baseline", "gain", 0, strictly=True, severity="warning")
     return {
         "vectors": [

@@ -289,6 +289,21 @@ class EncodedSplit:
             members = slice(at[place], at[place + 1] if place + 1 < len(rows) else None)
             column[members] = np.flatnonzero(np.isfinite(block.log_fc[rows[place]]))[column[members]]
 
+    def rows(self, numbers: NDArray[np.int64]) -> Iterator[EncodedBlock]:
+        """Whole conditions, those of one shard at a time.
+
+        Parameters
+        ----------
+        numbers
+            (n,) int64 rows of all blocks one after the other, in any order; they come sorted.
+        """
+        starts = np.cumsum([0, *(len(block.condition) for block in self.blocks)])
+        ordered = np.sort(numbers)
+        edges = np.searchsorted(ordered, starts)
+        for number in np.flatnonzero(np.diff(edges)):
+            block, members = self.blocks[number], ordered[edges[number] : edges[number + 1]] - starts[number]
+            yield EncodedBlock(block.condition[members], block.readout, block.log_fc[members])
+
     def chunks(self, size: int) -> Iterator[Values]:
         """All values in the order of their numbers, `size` at a time."""
         for start in range(0, len(self), size):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from perturbridge_dagster.representation.corpus import StoredCorpus
     from perturbridge_dagster.representation.training import TrainedModel
 
-MODEL = "scalar_lpm"
-"""Name of the scalar LPM among predictors."""
+MODEL_NAMES = ("scalar_lpm", "multi_output_lpm")
+"""Names of models among predictors; all others are baselines."""
 
 
 class TrainMean:
@@ -154,6 +154,7 @@ def evaluate(trained: TrainedModel, corpus: StoredCorpus, *, splits: Sequence[st
     from perturbridge_dagster.representation.models import predict
     from perturbridge_dagster.representation.training import deterministic
 
+    model = trained.settings.architecture
     train = encode_split(corpus, "train", trained.vocabularies)
     n_readouts = trained.vocabularies.size("readout")
     gene_mean = TrainMean(train, (), n_readouts)
@@ -165,11 +166,11 @@ def evaluate(trained: TrainedModel, corpus: StoredCorpus, *, splits: Sequence[st
     rows = []
     for split in splits:
         held_out = encode_split(corpus, split, trained.vocabularies)
-        scores = {name: Scores() for name in (MODEL, "zero", *baselines)}
+        scores = {name: Scores() for name in (model, "zero", *baselines)}
         with deterministic(torch.device("cpu")):
             for values, predicted in predict(trained.model, held_out):
                 truth = values.value
-                scores[MODEL].add(truth, predicted)
+                scores[model].add(truth, predicted)
                 scores["zero"].add(truth, np.zeros_like(truth))
                 for name, baseline in baselines.items():
                     scores[name].add(truth, baseline.predict(held_out.conditions, values))
@@ -179,23 +180,27 @@ def evaluate(trained: TrainedModel, corpus: StoredCorpus, *, splits: Sequence[st
     )
 
 
-def beaten_baselines(evaluation: pd.DataFrame, split: str, model: str = MODEL) -> dict[str, bool]:
+def model_of(evaluation: pd.DataFrame) -> str:
+    """Name of the model among the predictors of a table `evaluation`."""
+    return next(name for name in MODEL_NAMES if (evaluation["predictor"] == name).any())
+
+
+def beaten_baselines(evaluation: pd.DataFrame, split: str) -> dict[str, bool]:
     """Whether the model has a lower RMSE than each baseline on a split."""
+    model = model_of(evaluation)
     rmse = evaluation[evaluation["split"] == split].set_index("predictor")["rmse"]
     return {str(name): bool(rmse[model] < value) for name, value in rmse.items() if name != model}
 
 
-def describe_evaluation(evaluation: pd.DataFrame, model: str = MODEL) -> str:
+def describe_evaluation(evaluation: pd.DataFrame) -> str:
     """Say in plain words how the model did, one line a split.
 
     Parameters
     ----------
     evaluation
         As :func:`evaluate` returns it.
-    model
-        Name of the model among predictors.
     """
-    lines = []
+    lines, model = [], model_of(evaluation)
     for split, rows in evaluation.groupby("split", sort=False):
         n_values = int(rows["n_values"].iloc[0])
         if n_values == 0:
@@ -203,7 +208,7 @@ def describe_evaluation(evaluation: pd.DataFrame, model: str = MODEL) -> str:
             continue
         rmse = rows.set_index("predictor")["rmse"]
         others = rmse.drop(model)
-        losing_to = [name for name, beaten in beaten_baselines(evaluation, str(split), model).items() if not beaten]
+        losing_to = [name for name, beaten in beaten_baselines(evaluation, str(split)).items() if not beaten]
         verdict = f"The model does NOT beat {', '.join(losing_to)}." if losing_to else "The model beats every baseline."
         best = f"the best baseline, {others.idxmin()}, has {others.min():.4f}"
         lines.append(f"{split}: {model} has RMSE {rmse[model]:.4f} on {n_values:,} values; {best}. {verdict}")
