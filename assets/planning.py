@@ -34,7 +34,7 @@ State = Literal["current", "missing", "stale", "failed", "unaccepted", "waiting"
 CORPORA = ("all",)
 COMPENDIUM = ("all",)
 """Key of the one output of a stage without partitions."""
-MODELS = ("scalar_lpm",)
+MODELS = ("scalar_lpm", "multi_output_lpm")
 EFFECTS_STAGES = {"grouped": "condition_effects", "separate": "replicate_effects"}
 COMPENDIUM_INPUTS = {"matched": "matched_conditions", "scores": "cross_dataset_agreement", "replicates": "replicate_agreement"}
 """Kind of input of the agreement of the compendium → the stage it comes from, one for each of its keys."""

@@ -43,8 +43,8 @@ def training_corpus(context: dg.AssetExecutionContext, store: Store, compute: Co
 def compound_embeddings(context: dg.AssetExecutionContext, store: Store, compute: Compute, config: Inputs) -> dg.MaterializeResult[Any]:
     """One vector a compound, learned by predicting effects, with an evaluation beside plain means.
 
-    The scalar large perturbation model: the value of a gene from dataset, cell context, compound, gene, dose and time. Stale when
-    the corpus or the code of this stage changes.
+    Two large perturbation models: scalar, the value of a gene from dataset, cell context, compound, gene, dose and time; and multi-output,
+    the values of all genes from the others. Stale when the corpus or the code of this stage changes.
     """
     [output] = outputs = make(context, store, compute, config)
     evaluation = read_parquet(output.folder / "evaluation.parquet", "compound_embeddings")

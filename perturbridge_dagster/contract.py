@@ -1170,6 +1170,9 @@ CORPUS_CONDITIONS = Table(
     "corpus_conditions",
     "One condition of a training corpus.",
     (
+        Field(
+            "condition", "int32", "Number of the condition, by which shards name it.", minimum=0, unique=True, nullable=True, since="1.3"
+        ),
         *(CORPUS[name] for name in ("dataset", "context", "perturbation", "log_dose", "time")),
         CORPUS["split"],
         Field("perturbagen", "string", "Compound as a source names it; the first by name where several share the PubChem id."),
@@ -1191,7 +1194,17 @@ CORPUS_SHARDS = Table(
     (
         Field("file", "string", "File, relative to the corpus folder.", unique=True),
         *(CORPUS[name] for name in ("dataset", "context", "split")),
+        Field("n_conditions", "int64", "Conditions.", minimum=1, nullable=True, since="1.3"),
         Field("n_values", "int64", "Values.", minimum=1),
+    ),
+)
+
+CORPUS_GENES = Table(
+    "corpus_genes",
+    "One column of the shards of a dataset and cell context.",
+    (
+        Field("position", "int32", "Position of its value in the list of a condition.", minimum=0, unique=True),
+        CORPUS["readout"],
     ),
 )
 
@@ -1478,6 +1491,7 @@ TABLES = (
     CORPUS_CONDITIONS,
     CORPUS_READOUTS,
     CORPUS_SHARDS,
+    CORPUS_GENES,
     EVALUATION,
     COMPOUND_EMBEDDINGS,
     NEIGHBOURS,

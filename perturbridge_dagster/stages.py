@@ -168,7 +168,7 @@ _STAGES = (
     Stage(
         "training_corpus",
         "corpora",
-        "1",
+        "2",
         (
             Check("values", True, "Values are finite, doses positive, and no condition occurs twice."),
             Check(
@@ -179,7 +179,7 @@ _STAGES = (
     Stage(
         "compound_embeddings",
         "embeddings",
-        "1",
+        "2",
         (
             Check("vectors", True, "Every perturbation has one finite vector."),
             Check("beats_baselines", False, "On the test split the model predicts better than the means it is compared with."),

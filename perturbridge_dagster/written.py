@@ -216,7 +216,7 @@ def write_parquet(path: Path, frame: pd.DataFrame, table: Table, stamp: Stamp) -
 
 
 def read_stamp(path: Path) -> Stamp:
-    """Read the stamp of a written Parquet or h5ad file.
+    """Read the stamp of a written Parquet, Arrow or h5ad file.
 
     Raises
     ------
@@ -227,6 +227,13 @@ def read_stamp(path: Path) -> Stamp:
         import pyarrow.parquet as pq
 
         text = (pq.read_schema(path).metadata or {}).get(STAMP_KEY.encode())
+    elif path.suffix == ".arrow":
+        import pyarrow as pa
+
+        try:
+            text = (pa.ipc.open_file(pa.memory_map(str(path))).schema.metadata or {}).get(STAMP_KEY.encode())
+        except pa.ArrowInvalid:  # something else, or cut short
+            text = None
     else:
         import h5py
 

@@ -90,6 +90,24 @@ def read_structure(smiles: str) -> Structure:
         return Structure(inchikey or None, parent_inchikey[:14] or None)
 
 
+@cache
+def scaffold_of(smiles: str) -> str | None:
+    """Murcko scaffold of the salt-stripped parent of a SMILES: its rings and what links them, as SMILES without stereochemistry.
+
+    None where rdkit cannot read it, or nothing of it is a ring (Bemis & Murcko, J. Med. Chem. 1996, doi:10.1021/jm9602928).
+    """
+    from rdkit import Chem, rdBase
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
+        if molecule is None or not molecule.GetNumAtoms():
+            return None
+        scaffold = MurckoScaffold.GetScaffoldForMol(_parent(molecule))  # type: ignore[no-untyped-call]
+        Chem.RemoveStereochemistry(scaffold)
+        return Chem.MolToSmiles(scaffold) or None
+
+
 # ---- many, and remembered ----------------------------------------------------------------------------------------------------
 
 

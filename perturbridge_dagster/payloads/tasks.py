@@ -246,14 +246,14 @@ def compound_embeddings(request: Request, folder: Path) -> None:
     from perturbridge_dagster.representation.corpus import open_corpus
     from perturbridge_dagster.representation.embeddings import neighbours, write_embeddings
     from perturbridge_dagster.representation.evaluation import describe_evaluation, evaluate
-    from perturbridge_dagster.representation.training import PUBLISHED, SMALL, train
+    from perturbridge_dagster.representation.training import SETTINGS, train
 
     corpus = open_corpus(request.path("corpus"))
     stamp = stamp_of(request, [corpus.stamp])
-    settings = replace({"small": SMALL, "published": PUBLISHED}[request.arguments["settings"]], seed=request.arguments["seed"])
+    settings = replace(SETTINGS[request.arguments["settings"]][request.arguments["model"]], seed=request.arguments["seed"])
     checkpoints = Path(request.folder) / f"{request.output.name}.training"
     result = train(corpus, settings, checkpoints, log.info)
-    evaluation = evaluate(result.trained, corpus, folder=checkpoints)
+    evaluation = evaluate(result.trained, corpus)
     embeddings = write_embeddings(folder / "embeddings.parquet", result.trained, corpus, stamp)
     names = embeddings.set_index("symbol")["perturbagen"]
     near = neighbours(embeddings, k=5)

@@ -360,11 +360,12 @@ def published_comparison(folder: Path) -> Findings:
 def training_corpus(folder: Path) -> Findings:
     """Checks on a training corpus."""
     from perturbridge_dagster.representation.corpus import open_corpus
-    from perturbridge_dagster.representation.splits import scalar_violations
+    from perturbridge_dagster.representation.splits import SPLIT_RULES, violations
 
-    conditions = open_corpus(folder).conditions
+    corpus = open_corpus(folder)
+    conditions = corpus.conditions
     key = ["dataset", "context", "perturbation", "log_dose", "time"]
-    violations = scalar_violations(conditions)
+    broken = violations(conditions, SPLIT_RULES[corpus.summary["split_rule"]].promises)
     return {
         "values": validate(
             conditions,
@@ -377,7 +378,7 @@ def training_corpus(folder: Path) -> Findings:
             key,
         ),
         "split_promise": validate(
-            violations.assign(keeps_promise=False), [equal("the split keeps its promise", "keeps_promise", True)], list(violations.columns)
+            broken.assign(keeps_promise=False), [equal("the split keeps its promise", "keeps_promise", True)], list(broken.columns)
         ),
     }
 
@@ -388,15 +389,16 @@ def compound_embeddings(folder: Path) -> Findings:
     import pandas as pd
 
     from perturbridge_dagster.representation.embeddings import read_embeddings
-    from perturbridge_dagster.representation.evaluation import MODEL
+    from perturbridge_dagster.representation.evaluation import model_of
 
     embeddings = read_embeddings(folder / "embeddings.parquet")
     finite = np.isfinite(np.stack(embeddings["embedding"].to_list())).all(axis=1)
     frame = embeddings.drop(columns="embedding").assign(finite=finite)
     evaluation = read_parquet(folder / "evaluation.parquet", "compound_embeddings")
     test = evaluation[evaluation["split"] == "test"].set_index("predictor")["rmse"]
-    baselines = test.drop(MODEL)
-    compared = pd.DataFrame({"baseline": baselines.index, "rmse": baselines.to_numpy(), "gain": (baselines - test[MODEL]).to_numpy()})
+    model = model_of(evaluation)
+    baselines = test.drop(model)
+    compared = pd.DataFrame({"baseline": baselines.index, "rmse": baselines.to_numpy(), "gain": (baselines - test[model]).to_numpy()})
     better = at_least("the model predicts the test split better than the baseline", "gain", 0, strictly=True, severity="warning")
     return {
         "vectors": [

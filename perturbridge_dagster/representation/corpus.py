@@ -1,7 +1,7 @@
-"""The training corpus: the effects of many strata as one long table of train, val and test values.
+"""The training corpus: the effects of many strata as values of train, val and test.
 
-Belongs here: turning stored effects into the corpus, its files, and opening it again. Does not belong here: who is held out
-(``splits.py``), integers (``encoding.py``) or models.
+Belongs here: which effects enter a corpus, its files, and opening it again. Does not belong here: who is held out (``splits/``), the files
+of values (``shards.py``), integers (``encoding.py``) or models.
 
 A corpus folder holds::
 
@@ -9,7 +9,8 @@ A corpus folder holds::
     conditions.parquet   one row a condition, with its split
     readouts.parquet     one row a gene, with its number of values in each split
     shards.parquet       one row a shard
-    shards/<dataset>/<context>/<split>_000000.parquet   at most 200,000 values each, of the contract's table `corpus`
+    shards/<dataset>/<context>/<split>_000000.arrow   values, one row a condition (``shards.py``)
+    shards/<dataset>/<context>/genes.parquet   the genes of its columns
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ import pandas as pd
 from perturbridge_dagster.contract import CORPUS, CORPUS_CONDITIONS, CORPUS_READOUTS, CORPUS_SHARDS
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation.encoding import CONDITION_KEY, Vocabularies
+from perturbridge_dagster.representation.shards import Block, ShardWriter, long_table, open_shard
 from perturbridge_dagster.representation.splits import (
+    SPLIT_RULES,
     SPLITS,
     assign_units,
     held_out_molecules,
-    molecule_violations,
-    scalar_violations,
-    split_molecules,
-    split_scalar,
+    overlaps,
+    split_conditions,
     summarize_units,
+    violations,
 )
 from perturbridge_dagster.written import Stamp, read_parquet, read_stamp, require_compatible, write_json, write_parquet
 
@@ -43,12 +45,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAGE = "training_corpus"
-SHARD_VALUES = 200_000
-"""Most values of one shard, as published."""
-
-SplitRule = Literal["scalar", "molecules", "parents"]
-
 _BLOCK_VALUES = 4_000_000
+_MOLECULE_SPLITS: dict[str, Literal["cid", "parent"]] = {"molecules": "cid", "parents": "parent"}
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()._-]*")
 
 
@@ -77,7 +75,7 @@ class StoredEffects(Protocol):
 
 
 def write_corpus(
-    strata: Sequence[StoredEffects], folder: Path, stamp: Stamp, *, name: str, split: SplitRule = "scalar", seed: int = 13
+    strata: Sequence[StoredEffects], folder: Path, stamp: Stamp, *, name: str, split: str = "scalar", seed: int = 13
 ) -> dict[str, Any]:
     """Write a training corpus: one row for each finite contrast × gene.
 
@@ -98,8 +96,7 @@ def write_corpus(
     name
         Name of the corpus.
     split
-        ``"scalar"``: :func:`splits.split_scalar`. ``"molecules"`` and ``"parents"``: :func:`splits.split_molecules` by PubChem id or
-        by parent structure.
+        Name of a split of :data:`splits.SPLIT_RULES`.
     seed
         Seed of the split.
 
@@ -126,25 +123,24 @@ def write_corpus(
     n_by_condition = np.zeros(len(conditions), dtype=np.int64)
     n_missing = 0
     shards: list[dict[str, Any]] = []
+    split_of_condition = conditions["split"].to_numpy()
     for dataset, context in contrasts[["dataset", "context"]].drop_duplicates().sort_values(["dataset", "context"]).to_numpy():
         part = contrasts[(contrasts["dataset"] == dataset) & (contrasts["context"] == context)]
-        writers = {split_name: _ShardWriter(folder, dataset, context, split_name, conditions, readouts, stamp) for split_name in SPLITS}
-        for codes, genes, mean, missing in _mean_blocks(strata, part, gene_codes):
+        genes = np.unique(np.concatenate([gene_codes[position] for position in part["stratum_position"].unique()]))
+        writer = ShardWriter(folder, dataset, context, readouts[genes], stamp)
+        for codes, mean, missing in _mean_blocks(strata, part, gene_codes, genes):
             n_missing += missing
-            split_of_row = conditions["split"].to_numpy()[codes]
-            for split_name, writer in writers.items():
-                chosen = np.flatnonzero(split_of_row == split_name)
-                row, column = np.nonzero(np.isfinite(mean[chosen]))
-                row = chosen[row]
-                writer.add(codes[row], genes[column], mean[row, column].astype(np.float32))
-                n_by_readout[split_name] += np.bincount(genes[column], minlength=len(readouts))
-                n_by_condition += np.bincount(codes[row], minlength=len(conditions))
-        for writer in writers.values():
-            writer.close()
-            shards.extend(writer.written)
+            is_value = np.isfinite(mean)
+            n_by_condition[codes] = is_value.sum(axis=1)
+            for split_name, n_values in n_by_readout.items():
+                chosen = (split_of_condition[codes] == split_name) & is_value.any(axis=1)
+                n_values[genes] += is_value[chosen].sum(axis=0)
+                writer.add(split_name, codes[chosen], mean[chosen].astype(np.float32))
+        writer.close()
+        shards.extend(writer.written)
 
     has_values = n_by_condition > 0
-    conditions["n_values"] = n_by_condition
+    conditions = conditions.assign(condition=np.arange(len(conditions)), n_values=n_by_condition)
     kept = conditions[has_values].reset_index(drop=True)
     if kept.empty:
         raise InputError(
@@ -156,14 +152,16 @@ def write_corpus(
     write_parquet(folder / "readouts.parquet", readout_frame.loc[has_readout], CORPUS_READOUTS, stamp)
     write_parquet(folder / "shards.parquet", pd.DataFrame(shards, columns=CORPUS_SHARDS.names), CORPUS_SHARDS, stamp)
 
-    violations = scalar_violations(kept) if split == "scalar" else molecule_violations(kept, by="cid" if split == "molecules" else "parent")
+    promises = SPLIT_RULES[split].promises
     is_repeated = contrasts.groupby("condition").size() > 1
     summary = {
         "name": name,
         "split_rule": split,
         "seed": seed,
         "split_report": report,
-        "split_violations": _records(violations),
+        "split_promises": list(promises),
+        "split_violations": _records(violations(kept, promises)),
+        "split_overlaps": _records(overlaps(kept, promises)),
         "n_strata": len(strata),
         "n_conditions": {key: int((kept["split"] == key).sum()) for key in SPLITS},
         "n_values": {key: int(counts.sum()) for key, counts in n_by_readout.items()},
@@ -238,14 +236,14 @@ def _conditions(contrasts: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(n_contrasts=grouped.size()).reset_index(drop=True)
 
 
-def _split(conditions: pd.DataFrame, rule: SplitRule, seed: int) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+def _split(conditions: pd.DataFrame, rule: str, seed: int) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """Conditions with a split, and the report of how it came about: moves, or held-out molecules."""
+    report = pd.DataFrame()
     if rule == "scalar":
-        return split_scalar(conditions, seed=seed), _records(summarize_units(assign_units(conditions, seed=seed)))
-    if rule not in ("molecules", "parents"):
-        raise InputError(f"no split is called {rule!r}", expected="'scalar', 'molecules' or 'parents'")
-    by: Literal["cid", "parent"] = "cid" if rule == "molecules" else "parent"
-    return split_molecules(conditions, by=by, seed=seed), _records(held_out_molecules(conditions, by=by, seed=seed))
+        report = summarize_units(assign_units(conditions, seed=seed))
+    elif rule in _MOLECULE_SPLITS:
+        report = held_out_molecules(conditions, by=_MOLECULE_SPLITS[rule], seed=seed)
+    return split_conditions(conditions, rule, seed=seed), _records(report)
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -253,21 +251,19 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _mean_blocks(
-    strata: Sequence[StoredEffects], contrasts: pd.DataFrame, gene_codes: list[NDArray[np.int64]]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], int]]:
-    """Mean logFC of the conditions of one dataset × context, block by block.
+    strata: Sequence[StoredEffects], contrasts: pd.DataFrame, gene_codes: list[NDArray[np.int64]], genes: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], int]]:
+    """Mean logFC of the conditions of one dataset × context over `genes`, block by block.
 
     Conditions come in the order of their first contrast on disk, so each tile of a stratum is read about once.
 
     Yields
     ------
     tuple
-        (conditions,) codes, (genes,) codes, (conditions × genes) means with NaN where there is no value, and the number of missing
-        contrast × gene values.
+        (conditions,) codes, (conditions × genes) means with NaN where there is no value, and the number of missing contrast × gene
+        values.
     """
     contrasts = contrasts.sort_values(["stratum_position", "row"])
-    positions = contrasts["stratum_position"].unique()
-    genes = np.unique(np.concatenate([gene_codes[position] for position in positions]))
     order = contrasts["condition"].drop_duplicates().to_numpy()
     size = max(1, _BLOCK_VALUES // max(1, len(genes)))
     for start in range(0, len(order), size):
@@ -291,65 +287,7 @@ def _mean_blocks(
             # add.at, since a condition may have several contrasts in one stratum
             np.add.at(total, cells, np.where(present, values, 0.0))
             np.add.at(count, cells, present)
-        yield codes, genes, np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0), missing
-
-
-class _ShardWriter:
-    """Collects the values of one dataset × context × split and writes a shard whenever one is full."""
-
-    def __init__(
-        self, folder: Path, dataset: str, context: str, split: str, conditions: pd.DataFrame, readouts: pd.Index, stamp: Stamp
-    ) -> None:
-        self._folder, self._dataset, self._context, self._split = folder, dataset, context, split
-        self._conditions, self._readouts, self._stamp = conditions, readouts, stamp
-        self._condition = np.empty(0, dtype=np.int64)
-        self._readout = np.empty(0, dtype=np.int64)
-        self._value = np.empty(0, dtype=np.float32)
-        self.written: list[dict[str, Any]] = []
-
-    def add(self, condition: NDArray[np.int64], readout: NDArray[np.int64], value: NDArray[np.float32]) -> None:
-        self._condition = np.concatenate([self._condition, condition])
-        self._readout = np.concatenate([self._readout, readout])
-        self._value = np.concatenate([self._value, value])
-        full = len(self._value) // SHARD_VALUES * SHARD_VALUES
-        for start in range(0, full, SHARD_VALUES):
-            self._write(slice(start, start + SHARD_VALUES))
-        self._condition, self._readout, self._value = self._condition[full:], self._readout[full:], self._value[full:]
-
-    def close(self) -> None:
-        if len(self._value):
-            self._write(slice(None))
-
-    def _write(self, part: slice) -> None:
-        code, row = np.unique(self._condition[part], return_inverse=True)
-        condition = self._conditions.iloc[code]
-
-        same = np.zeros(len(row), dtype=np.int8)
-        perturbation, names = pd.factorize(condition["perturbation"])
-        gene, genes = pd.factorize(self._readout[part])
-        frame = pd.DataFrame(
-            {
-                "dataset": pd.Categorical.from_codes(same, categories=pd.Index([self._dataset])),
-                "context": pd.Categorical.from_codes(same, categories=pd.Index([self._context])),
-                "perturbation": pd.Categorical.from_codes(perturbation[row], categories=names),
-                "log_dose": condition["log_dose"].to_numpy()[row],
-                "time": condition["time"].to_numpy()[row],
-                "readout": pd.Categorical.from_codes(gene, categories=self._readouts[genes]),
-                "value": self._value[part],
-                "split": pd.Categorical.from_codes(same, categories=pd.Index([self._split])),
-            }
-        )
-        file = Path("shards", self._dataset, self._context, f"{self._split}_{len(self.written):06d}.parquet")
-        write_parquet(self._folder / file, frame, CORPUS, self._stamp)
-        self.written.append(
-            {
-                "file": file.as_posix(),
-                "dataset": self._dataset,
-                "context": self._context,
-                "split": self._split,
-                "n_values": len(frame),
-            }
-        )
+        yield codes, np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0), missing
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------------------
@@ -376,20 +314,46 @@ class StoredCorpus:
     readouts: pd.DataFrame
     shards: pd.DataFrame
 
-    def iterate_shards(self, split: str) -> Iterator[pd.DataFrame]:
-        """The shards of a split, in order, as frames of the contract's table `corpus`; text columns are categorical."""
-        import pyarrow.parquet as pq
+    def blocks(self, split: str) -> Iterator[Block]:
+        """The conditions of a split with their values, shard by shard, memory-mapped.
 
-        text = [field.name for field in CORPUS if field.type == "string"]
-        for file in self.shards.loc[self.shards["split"] == split, "file"]:
-            path = self.folder / file
-            require_compatible(read_stamp(path), path, STAGE)
-            yield pq.read_table(path, read_dictionary=text).to_pandas(ignore_metadata=True)
+        Raises
+        ------
+        InputError
+            If the corpus is of a contract before 1.3, whose shards have one row a value.
+        """
+        for shard in self.shards[self.shards["split"] == split].itertuples():
+            if not str(shard.file).endswith(".arrow"):
+                raise InputError(
+                    "is a shard of an earlier version, which holds one row a value",
+                    file=self.folder / str(shard.file),
+                    advice="Rematerialize training_corpus.",
+                )
+            yield open_shard(self.folder, str(shard.file), str(shard.dataset), str(shard.context), STAGE)
+
+    def iterate_shards(self, split: str) -> Iterator[pd.DataFrame]:
+        """The values of a split shard by shard, as frames of the contract's table `corpus`; text columns are categorical."""
+        for shard in self.shards[self.shards["split"] == split].itertuples():
+            path = self.folder / str(shard.file)
+            if path.suffix == ".arrow":
+                yield long_table(open_shard(self.folder, str(shard.file), str(shard.dataset), str(shard.context), STAGE), self.conditions)
+            else:
+                yield _long_shard(path)
 
     def vocabularies(self, *, unknown: bool = False) -> Vocabularies:
         """The symbols of train conditions and of genes with train values, sorted; see :class:`encoding.Vocabularies`."""
         train = self.conditions[self.conditions["split"] == "train"]
         return Vocabularies.of(train, list(self.readouts.loc[self.readouts["n_train"] > 0, "readout"]), unknown=unknown)
+
+
+def _long_shard(path: Path) -> pd.DataFrame:
+    """A shard of a contract before 1.3."""
+    import pyarrow.parquet as pq
+
+    require_compatible(read_stamp(path), path, STAGE)
+    text = [field.name for field in CORPUS if field.type == "string"]
+    frame: pd.DataFrame = pq.read_table(path, read_dictionary=text).to_pandas(ignore_metadata=True)
+    return frame
 
 
 def open_corpus(folder: Path) -> StoredCorpus:

@@ -1,6 +1,6 @@
 """Symbols to integers: the vocabularies of a model, and a corpus split as plain arrays.
 
-Belongs here: vocabularies, encoding conditions, encoding the values of a split. Does not belong here: reading and writing the corpus
+Belongs here: vocabularies, encoding conditions, the values of a split by condition and one by one. Does not belong here: the corpus
 (``corpus.py``) or drawing batches (``training.py``).
 
 Vocabularies hold the symbols of train conditions alone, so nothing of val or test reaches a model, not even membership.
@@ -8,14 +8,15 @@ Vocabularies hold the symbols of train conditions alone, so nothing of val or te
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.representation.shards import rows_of
 from perturbridge_dagster.representation.splits import CONTROL
 
 if TYPE_CHECKING:
@@ -190,8 +191,52 @@ def encode_conditions(conditions: pd.DataFrame, vocabularies: Vocabularies) -> E
 
 
 @dataclass(frozen=True)
+class Values:
+    """Some values of a split, one row a gene of a condition.
+
+    Attributes
+    ----------
+    condition
+        (n,) int64: row of the split's conditions.
+    readout
+        (n,) int64: code of the gene.
+    value
+        (n,) float32: logFC.
+    """
+
+    condition: NDArray[np.int64]
+    readout: NDArray[np.int64]
+    value: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+
+@dataclass(frozen=True)
+class EncodedBlock:
+    """The conditions of one shard, encoded.
+
+    Attributes
+    ----------
+    condition
+        (n,) int64: rows of the split's conditions.
+    readout
+        (genes,) int64: codes of the genes.
+    log_fc
+        (n, genes) float32, memory-mapped, NaN where there is no value.
+    """
+
+    condition: NDArray[np.int64]
+    readout: NDArray[np.int64]
+    log_fc: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class EncodedSplit:
-    """The values of one split: 12 bytes a value, and a table of conditions beside them.
+    """One split of a corpus as a model takes it: a view of its shards, which stay on disk.
+
+    It is seen in two ways. By condition: ``blocks`` with one row a condition, NaN where there is no value. By value: :meth:`take` gives
+    values by their number, counted condition by condition without the missing ones; there are ``len()`` of them.
 
     Attributes
     ----------
@@ -199,26 +244,74 @@ class EncodedSplit:
         The conditions of the split, in corpus order.
     encoded
         The same, encoded.
-    condition
-        (n,) int32: row of `conditions` of each value.
-    readout
-        (n,) int32: code of the gene.
-    value
-        (n,) float32: logFC.
+    blocks
+        Its shards.
+    first
+        (all rows of all blocks + 1,) int64: number of the first value of each row.
     """
 
     conditions: pd.DataFrame
     encoded: EncodedConditions
-    condition: NDArray[np.int32]
-    readout: NDArray[np.int32]
-    value: NDArray[np.float32]
+    blocks: tuple[EncodedBlock, ...]
+    first: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.value)
+        return int(self.first[-1])
+
+    def take(self, numbers: NDArray[np.int64]) -> Values:
+        """Values by their numbers, in any order.
+
+        Parameters
+        ----------
+        numbers
+            (n,) int64, each below ``len()``.
+        """
+        row = np.searchsorted(self.first, numbers, side="right") - 1
+        starts = np.cumsum([0, *(len(block.condition) for block in self.blocks)])
+        order = np.argsort(row, kind="stable")
+        edges = np.searchsorted(row[order], starts)
+        condition, readout = np.empty(len(numbers), np.int64), np.empty(len(numbers), np.int64)
+        value = np.empty(len(numbers), np.float32)
+        for number in np.flatnonzero(np.diff(edges)):
+            block, members = self.blocks[number], order[edges[number] : edges[number + 1]]
+            column = numbers[members] - self.first[row[members]]
+            of_row = row[members] - starts[number]
+            self._skip_missing(block, starts[number], of_row, column)
+            condition[members] = block.condition[of_row]
+            readout[members] = block.readout[column]
+            value[members] = block.log_fc[of_row, column]
+        return Values(condition, readout, value)
+
+    def _skip_missing(self, block: EncodedBlock, start: int, row: NDArray[np.int64], column: NDArray[np.int64]) -> None:
+        """Turn positions among the values of a row into its columns; `row` is sorted."""
+        rows, at = np.unique(row, return_index=True)
+        for place in np.flatnonzero(np.diff(self.first)[start + rows] < len(block.readout)):
+            members = slice(at[place], at[place + 1] if place + 1 < len(rows) else None)
+            column[members] = np.flatnonzero(np.isfinite(block.log_fc[rows[place]]))[column[members]]
+
+    def rows(self, numbers: NDArray[np.int64]) -> Iterator[EncodedBlock]:
+        """Whole conditions, those of one shard at a time.
+
+        Parameters
+        ----------
+        numbers
+            (n,) int64 rows of all blocks one after the other, in any order; they come sorted.
+        """
+        starts = np.cumsum([0, *(len(block.condition) for block in self.blocks)])
+        ordered = np.sort(numbers)
+        edges = np.searchsorted(ordered, starts)
+        for number in np.flatnonzero(np.diff(edges)):
+            block, members = self.blocks[number], ordered[edges[number] : edges[number + 1]] - starts[number]
+            yield EncodedBlock(block.condition[members], block.readout, block.log_fc[members])
+
+    def chunks(self, size: int) -> Iterator[Values]:
+        """All values in the order of their numbers, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.take(np.arange(start, min(start + size, len(self))))
 
 
-def encode_split(corpus: StoredCorpus, split: str, vocabularies: Vocabularies, folder: Path | None = None) -> EncodedSplit:
-    """Load one split of a corpus as arrays.
+def encode_split(corpus: StoredCorpus, split: str, vocabularies: Vocabularies) -> EncodedSplit:
+    """One split of a corpus as a model takes it; its values stay on disk.
 
     Parameters
     ----------
@@ -228,55 +321,29 @@ def encode_split(corpus: StoredCorpus, split: str, vocabularies: Vocabularies, f
         train, val or test.
     vocabularies
         What the model knows.
-    folder
-        Where to keep the arrays as memory-mapped ``.npy`` files, for corpora larger than memory; None keeps them in memory.
 
     Raises
     ------
     InputError
-        If a symbol is unknown and may not be, a number is not finite, or a shard holds a condition that the corpus does not list.
+        If a symbol is unknown and may not be, a number is not finite, a shard holds a condition that the corpus does not list, or not as
+        many values as it is said to.
     """
     conditions = corpus.conditions[corpus.conditions["split"] == split].reset_index(drop=True)
     encoded = encode_conditions(conditions, vocabularies)
-    rows_of_condition = pd.MultiIndex.from_frame(conditions[CONDITION_KEY])
-    n_values = int(corpus.shards.loc[corpus.shards["split"] == split, "n_values"].sum())
-
-    def allocate(name: str, dtype: type[np.generic]) -> NDArray[Any]:
-        if folder is None or n_values == 0:
-            return np.empty(n_values, dtype=dtype)
-        folder.mkdir(parents=True, exist_ok=True)
-        return np.lib.format.open_memmap(folder / f"{split}_{name}.npy", mode="w+", dtype=dtype, shape=(n_values,))
-
-    condition, readout, value = allocate("condition", np.int32), allocate("readout", np.int32), allocate("value", np.float32)
-    start = 0
-    for shard in corpus.iterate_shards(split):
-        part = slice(start, start + len(shard))
-        condition[part] = _rows_of_shard(shard, rows_of_condition)
-        genes = shard["readout"].cat
-        readout[part] = vocabularies.encode("readout", genes.categories)[genes.codes.to_numpy()]
-        value[part] = shard["value"].to_numpy()
-        start += len(shard)
-    if start != n_values or not all(np.isfinite(value[low : low + 1_000_000]).all() for low in range(0, n_values, 1_000_000)):
+    blocks, counts = [], []
+    for block in corpus.blocks(split):
+        rows = rows_of(block.condition, conditions)
+        blocks.append(EncodedBlock(rows, vocabularies.encode("readout", block.readout), block.log_fc))
+        if np.isinf(block.log_fc).any():
+            raise InputError("shards hold infinite values", file=corpus.folder, advice="Rematerialize training_corpus.")
+        counts.append(np.isfinite(block.log_fc).sum(axis=1))
+    first = np.concatenate([np.zeros(1, np.int64), *counts]).cumsum()
+    listed = corpus.shards.loc[corpus.shards["split"] == split, "n_values"].sum()
+    if first[-1] != listed:
         raise InputError(
-            f"the {split} shards hold {start:,} values, not all finite or not as many as listed",
+            f"the {split} shards hold {first[-1]:,} values",
             file=corpus.folder,
-            expected=f"{n_values:,} finite values",
+            expected=f"{listed:,}, as listed",
             advice="Rematerialize training_corpus.",
         )
-    return EncodedSplit(conditions, encoded, condition, readout, value)
-
-
-def _rows_of_shard(shard: pd.DataFrame, rows_of_condition: pd.MultiIndex) -> NDArray[np.int64]:
-    """Row of the condition of each value; looked up once a run of equal conditions, since shards are written condition by condition."""
-    keys = [shard[name].cat.codes.to_numpy() if shard[name].dtype.name == "category" else shard[name].to_numpy() for name in CONDITION_KEY]
-    is_start = np.ones(len(shard), dtype=bool)
-    is_start[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
-    starts = shard.loc[is_start, CONDITION_KEY].astype(dict.fromkeys(("dataset", "context", "perturbation"), object))
-    rows = rows_of_condition.get_indexer(pd.MultiIndex.from_frame(starts))
-    if (rows < 0).any():
-        raise InputError(
-            "a shard holds conditions that conditions.parquet does not list",
-            rows=[tuple(key) for key in starts[rows < 0].to_numpy()],
-            advice="Rematerialize training_corpus.",
-        )
-    return np.repeat(rows, np.diff(np.append(np.flatnonzero(is_start), len(shard))))
+    return EncodedSplit(conditions, encoded, tuple(blocks), first)

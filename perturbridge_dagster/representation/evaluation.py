@@ -8,16 +8,15 @@ Baselines are fitted on train values alone, and every predictor is scored on the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from perturbridge_dagster.contract import EVALUATION
-from perturbridge_dagster.representation.encoding import EncodedSplit, encode_split
+from perturbridge_dagster.representation.encoding import EncodedSplit, Values, encode_split
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
     from perturbridge_dagster.representation.corpus import StoredCorpus
     from perturbridge_dagster.representation.training import TrainedModel
 
-MODEL = "scalar_lpm"
-"""Name of the scalar LPM among predictors."""
-
-_CHUNK = 1_000_000
+MODEL_NAMES = ("scalar_lpm", "multi_output_lpm")
+"""Names of models among predictors; all others are baselines."""
 
 
 class TrainMean:
@@ -50,36 +47,31 @@ class TrainMean:
 
     def __init__(self, train: EncodedSplit, columns: Sequence[str], n_readouts: int, fallback: TrainMean | None = None) -> None:
         self.columns = list(columns)
-        self.n_readouts = n_readouts
         self._groups = _keys(train.conditions, self.columns).unique()
         # untouched pages of these cost no memory
-        self._total = np.zeros(len(self._groups) * n_readouts)
-        self._count = np.zeros(len(self._groups) * n_readouts, dtype=np.int64)
+        self._total = np.zeros((len(self._groups), n_readouts))
+        self._count = np.zeros((len(self._groups), n_readouts), dtype=np.int64)
         group = self._groups.get_indexer(_keys(train.conditions, self.columns))
-        for part in _chunks(len(train)):
-            cell = group[train.condition[part]] * n_readouts + train.readout[part]
-            np.add.at(self._total, cell, train.value[part])
-            np.add.at(self._count, cell, 1)
+        for block in train.blocks:
+            for row, values in zip(group[block.condition], block.log_fc, strict=True):
+                present = np.isfinite(values)
+                # a gene occurs once in a block, so that plain indexing adds every value
+                self._total[row, block.readout] += np.where(present, values, 0.0)
+                self._count[row, block.readout] += present
         self._fallback = fallback
 
-    def predict(self, values: EncodedSplit, part: slice) -> NDArray[np.float64]:
-        """Predict some values of a split."""
-        group = self._groups.get_indexer(_keys(values.conditions, self.columns))[values.condition[part]]
-        cell = np.where(group >= 0, group, 0) * self.n_readouts + values.readout[part]
-        count = np.where(group >= 0, self._count[cell], 0)
-        predicted = self._fallback.predict(values, part) if self._fallback else np.zeros(len(count))
-        return np.divide(self._total[cell], count, out=predicted, where=count > 0)
+    def predict(self, conditions: pd.DataFrame, values: Values) -> NDArray[np.float64]:
+        """Predict values of some conditions."""
+        group = self._groups.get_indexer(_keys(conditions, self.columns))[values.condition]
+        count = np.where(group >= 0, self._count[group, values.readout], 0)
+        predicted = self._fallback.predict(conditions, values) if self._fallback else np.zeros(len(values))
+        return np.divide(self._total[group, values.readout], count, out=predicted, where=count > 0)
 
 
 def _keys(conditions: pd.DataFrame, columns: list[str]) -> pd.Index:
     if not columns:
         return pd.Index(np.zeros(len(conditions), dtype=np.int64))
     return pd.MultiIndex.from_frame(conditions[columns])
-
-
-def _chunks(n_values: int) -> Iterator[slice]:
-    for start in range(0, n_values, _CHUNK):
-        yield slice(start, min(start + _CHUNK, n_values))
 
 
 @dataclass
@@ -132,9 +124,7 @@ class Scores:
         }
 
 
-def evaluate(
-    trained: TrainedModel, corpus: StoredCorpus, *, splits: Sequence[str] = ("val", "test"), folder: Path | None = None
-) -> pd.DataFrame:
+def evaluate(trained: TrainedModel, corpus: StoredCorpus, *, splits: Sequence[str] = ("val", "test")) -> pd.DataFrame:
     """Score a model and the baselines on held-out values.
 
     Baselines: ``zero``; ``gene_mean``; ``context_mean``, the mean of dataset × context × gene; ``compound_mean``, the mean of
@@ -148,8 +138,6 @@ def evaluate(
         The corpus it was trained on.
     splits
         Which splits to score.
-    folder
-        Where to memory-map encoded values; None keeps them in memory, 12 bytes a value.
 
     Returns
     -------
@@ -166,7 +154,8 @@ def evaluate(
     from perturbridge_dagster.representation.models import predict
     from perturbridge_dagster.representation.training import deterministic
 
-    train = encode_split(corpus, "train", trained.vocabularies, folder)
+    model = trained.settings.architecture
+    train = encode_split(corpus, "train", trained.vocabularies)
     n_readouts = trained.vocabularies.size("readout")
     gene_mean = TrainMean(train, (), n_readouts)
     baselines = {
@@ -176,38 +165,42 @@ def evaluate(
     }
     rows = []
     for split in splits:
-        values = encode_split(corpus, split, trained.vocabularies, folder)
-        scores = {name: Scores() for name in (MODEL, "zero", *baselines)}
+        held_out = encode_split(corpus, split, trained.vocabularies)
+        scores = {name: Scores() for name in (model, "zero", *baselines)}
         with deterministic(torch.device("cpu")):
-            for part, predicted in predict(trained.model, values):
-                truth = values.value[part]
-                scores[MODEL].add(truth, predicted)
+            for values, predicted in predict(trained.model, held_out):
+                truth = values.value
+                scores[model].add(truth, predicted)
                 scores["zero"].add(truth, np.zeros_like(truth))
                 for name, baseline in baselines.items():
-                    scores[name].add(truth, baseline.predict(values, part))
+                    scores[name].add(truth, baseline.predict(held_out.conditions, values))
         rows += [{"predictor": name, "split": split, **score.row()} for name, score in scores.items()]
     return pd.DataFrame(rows, columns=EVALUATION.names).astype(
         {"n_values": "int64", "rmse": "float64", "mae": "float64", "pearson": "float64", "r2": "float64"}
     )
 
 
-def beaten_baselines(evaluation: pd.DataFrame, split: str, model: str = MODEL) -> dict[str, bool]:
+def model_of(evaluation: pd.DataFrame) -> str:
+    """Name of the model among the predictors of a table `evaluation`."""
+    return next(name for name in MODEL_NAMES if (evaluation["predictor"] == name).any())
+
+
+def beaten_baselines(evaluation: pd.DataFrame, split: str) -> dict[str, bool]:
     """Whether the model has a lower RMSE than each baseline on a split."""
+    model = model_of(evaluation)
     rmse = evaluation[evaluation["split"] == split].set_index("predictor")["rmse"]
     return {str(name): bool(rmse[model] < value) for name, value in rmse.items() if name != model}
 
 
-def describe_evaluation(evaluation: pd.DataFrame, model: str = MODEL) -> str:
+def describe_evaluation(evaluation: pd.DataFrame) -> str:
     """Say in plain words how the model did, one line a split.
 
     Parameters
     ----------
     evaluation
         As :func:`evaluate` returns it.
-    model
-        Name of the model among predictors.
     """
-    lines = []
+    lines, model = [], model_of(evaluation)
     for split, rows in evaluation.groupby("split", sort=False):
         n_values = int(rows["n_values"].iloc[0])
         if n_values == 0:
@@ -215,7 +208,7 @@ def describe_evaluation(evaluation: pd.DataFrame, model: str = MODEL) -> str:
             continue
         rmse = rows.set_index("predictor")["rmse"]
         others = rmse.drop(model)
-        losing_to = [name for name, beaten in beaten_baselines(evaluation, str(split), model).items() if not beaten]
+        losing_to = [name for name, beaten in beaten_baselines(evaluation, str(split)).items() if not beaten]
         verdict = f"The model does NOT beat {', '.join(losing_to)}." if losing_to else "The model beats every baseline."
         best = f"the best baseline, {others.idxmin()}, has {others.min():.4f}"
         lines.append(f"{split}: {model} has RMSE {rmse[model]:.4f} on {n_values:,} values; {best}. {verdict}")

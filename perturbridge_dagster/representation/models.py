@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perturbridge_dagster.representation.encoding import EncodedConditions, EncodedSplit, Vocabularies
+from perturbridge_dagster.representation.encoding import EncodedConditions, EncodedSplit, Values, Vocabularies
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,12 +70,12 @@ class ConditionTensors:
         )
 
 
-class ScalarLPM(nn.Module):
-    """The published scalar large perturbation model: one effect from one condition and one gene.
+class LPM(nn.Module):
+    """What both large perturbation models share: how they see a condition.
 
-    Embeddings of dataset, context, perturbation (mean over the molecules of a combination) and gene, drawn from N(0, 1) unless
-    scaled; linear maps of log dose and time to the same width; all six concatenated, then hidden layers with ReLU and dropout, then
-    one number. The predictor's weights start Xavier-uniform with the gain of ReLU. (Chem-PerturBridge, after GSK's perturblib.)
+    Embeddings of dataset, context and perturbation (mean over the molecules of a combination), drawn from N(0, 1) unless scaled; linear
+    maps of log dose and time to the same width. Subclasses concatenate these and add hidden layers with ReLU and dropout, whose weights
+    start Xavier-uniform with the gain of ReLU. (Chem-PerturBridge, after GSK's perturblib.)
 
     The unknown token, where vocabularies have one, is a fixed zero vector: the mean of what embeddings start from.
 
@@ -89,46 +89,96 @@ class ScalarLPM(nn.Module):
 
     offset: Tensor
     scale: Tensor
+    predictor: nn.Sequential
 
-    def __init__(self, vocabularies: Vocabularies, settings: ModelSettings | None = None) -> None:
+    def __init__(self, vocabularies: Vocabularies, settings: ModelSettings) -> None:
         super().__init__()
-        settings = settings or ModelSettings()
+        self._vocabularies, self._settings = vocabularies, settings
+        self.dataset = self._embedding("dataset")
+        self.context = self._embedding("context")
+        self.perturbation = self._embedding("perturbation")
 
-        def embedding(name: str) -> nn.Embedding:
-            unknown = len(vocabularies.symbols(name)) if vocabularies.unknown else None
-            table = nn.Embedding(vocabularies.size(name), settings.width, padding_idx=unknown)
-            with torch.no_grad():
-                table.weight *= settings.embedding_scale
-            return table
+    def _embedding(self, name: str) -> nn.Embedding:
+        unknown = len(self._vocabularies.symbols(name)) if self._vocabularies.unknown else None
+        table = nn.Embedding(self._vocabularies.size(name), self._settings.width, padding_idx=unknown)
+        with torch.no_grad():
+            table.weight *= self._settings.embedding_scale
+        return table
 
-        self.dataset = embedding("dataset")
-        self.context = embedding("context")
-        self.perturbation = embedding("perturbation")
-        self.readout = embedding("readout")
-        self.log_dose = nn.Linear(1, settings.width)
-        self.time = nn.Linear(1, settings.width)
+    def _predictor(self, n_parts: int, n_outputs: int) -> nn.Sequential:
+        """The maps of dose and time, and the hidden layers over the concatenated parts."""
+        self.log_dose = nn.Linear(1, self._settings.width)
+        self.time = nn.Linear(1, self._settings.width)
         layers: list[nn.Module] = []
-        n_inputs = 6 * settings.width
-        for n_outputs in settings.hidden:
-            layers += [nn.Linear(n_inputs, n_outputs), nn.ReLU(), nn.Dropout(settings.dropout)]
-            n_inputs = n_outputs
+        n_inputs = n_parts * self._settings.width
+        for n_hidden in self._settings.hidden:
+            layers += [nn.Linear(n_inputs, n_hidden), nn.ReLU(), nn.Dropout(self._settings.dropout)]
+            n_inputs = n_hidden
         self.register_buffer("offset", torch.zeros(2))
         self.register_buffer("scale", torch.ones(2))
-        self.predictor = nn.Sequential(*layers, nn.Linear(n_inputs, 1))
-        for layer in self.predictor:
+        predictor = nn.Sequential(*layers, nn.Linear(n_inputs, n_outputs))
+        for layer in predictor:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight, gain=nn.init.calculate_gain("relu"))
+        return predictor
 
     def standardize(self, encoded: EncodedConditions) -> None:
         """Centre and scale log dose and time by the mean and standard deviation of some conditions, which must be train conditions.
 
-        The published model takes both as they are. A time of 24 h then outweighs every embedding at the first layer, and small
+        The published models take both as they are. A time of 24 h then outweighs every embedding at the first layer, and small
         corpora learn slowly.
         """
         for place, numbers in enumerate((encoded.log_dose, encoded.time)):
             deviation = float(numbers.std(dtype=np.float64))
             self.offset[place] = float(numbers.mean(dtype=np.float64))
             self.scale[place] = deviation if deviation > 0 else 1.0
+
+    def parts(self, conditions: ConditionTensors) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Dataset, context, perturbation, log dose and time of n conditions, each (n, width)."""
+        is_token = conditions.perturbation >= 0
+        molecules = self.perturbation(conditions.perturbation.clamp(min=0)) * is_token.unsqueeze(-1)
+        return (
+            self.dataset(conditions.dataset),
+            self.context(conditions.context),
+            molecules.sum(dim=1) / is_token.sum(dim=1, keepdim=True),
+            self.log_dose(((conditions.log_dose - self.offset[0]) / self.scale[0]).unsqueeze(-1)),
+            self.time(((conditions.time - self.offset[1]) / self.scale[1]).unsqueeze(-1)),
+        )
+
+    def n_items(self, split: EncodedSplit) -> int:
+        """What a batch counts: values or conditions."""
+        raise NotImplementedError
+
+    def predictions(self, split: EncodedSplit, conditions: ConditionTensors, numbers: NDArray[np.int64]) -> Iterator[tuple[Values, Tensor]]:
+        """Values of some items of a split, and what the model predicts of them.
+
+        Parameters
+        ----------
+        split
+            Encoded values.
+        conditions
+            All of its conditions, on the model's device.
+        numbers
+            (n,) int64 items, of which there are :meth:`n_items`.
+
+        Yields
+        ------
+        tuple
+            Values, and their predicted logFC, (n,) float32; together all values of the items.
+        """
+        raise NotImplementedError
+
+
+class ScalarLPM(LPM):
+    """The published scalar large perturbation model: one effect from one condition and one gene.
+
+    An embedding of the gene stands beside what all models see of a condition; the hidden layers end in one number.
+    """
+
+    def __init__(self, vocabularies: Vocabularies, settings: ModelSettings | None = None) -> None:
+        super().__init__(vocabularies, settings or ModelSettings())
+        self.readout = self._embedding("readout")
+        self.predictor = self._predictor(6, 1)
 
     def forward(self, conditions: ConditionTensors, readout: Tensor) -> Tensor:
         """Predict.
@@ -145,51 +195,111 @@ class ScalarLPM(nn.Module):
         Tensor
             (n,) float32 logFC.
         """
-        is_token = conditions.perturbation >= 0
-        molecules = self.perturbation(conditions.perturbation.clamp(min=0)) * is_token.unsqueeze(-1)
-        parts = [
-            self.dataset(conditions.dataset),
-            self.context(conditions.context),
-            molecules.sum(dim=1) / is_token.sum(dim=1, keepdim=True),
-            self.readout(readout),
-            self.log_dose(((conditions.log_dose - self.offset[0]) / self.scale[0]).unsqueeze(-1)),
-            self.time(((conditions.time - self.offset[1]) / self.scale[1]).unsqueeze(-1)),
-        ]
-        predicted: Tensor = self.predictor(torch.cat(parts, dim=-1))
+        dataset, context, perturbation, log_dose, time = self.parts(conditions)
+        predicted: Tensor = self.predictor(torch.cat([dataset, context, perturbation, self.readout(readout), log_dose, time], dim=-1))
         return predicted.squeeze(-1)
 
+    def n_items(self, split: EncodedSplit) -> int:
+        """Values."""
+        return len(split)
 
-def predict(model: ScalarLPM, values: EncodedSplit, *, chunk: int = 65_536) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    def predictions(self, split: EncodedSplit, conditions: ConditionTensors, numbers: NDArray[np.int64]) -> Iterator[tuple[Values, Tensor]]:
+        """Values by their numbers, all at once."""
+        values = split.take(numbers)
+        device = conditions.dataset.device
+        yield values, self(conditions.rows(to_device(values.condition, device)), to_device(values.readout, device))
+
+
+class MultiOutputLPM(LPM):
+    """The published multi-output large perturbation model: the effects on all genes from one condition.
+
+    There is no embedding of genes; the hidden layers end in one number a gene. Only the numbers of genes that a dataset measures are
+    computed. A gene that was never trained is predicted as 0.
+    """
+
+    def __init__(self, vocabularies: Vocabularies, settings: ModelSettings | None = None) -> None:
+        super().__init__(vocabularies, settings or ModelSettings())
+        self.predictor = self._predictor(5, vocabularies.size("readout"))
+        if vocabularies.unknown:
+            weight, bias = self._last()
+            with torch.no_grad():
+                weight[-1], bias[-1] = 0.0, 0.0
+
+    def forward(self, conditions: ConditionTensors, readout: Tensor) -> Tensor:
+        """Predict.
+
+        Parameters
+        ----------
+        conditions
+            n conditions.
+        readout
+            (genes,) int64 codes.
+
+        Returns
+        -------
+        Tensor
+            (n, genes) float32 logFC.
+        """
+        hidden = self.predictor[:-1](torch.cat(self.parts(conditions), dim=-1))
+        weight, bias = self._last()
+        return nn.functional.linear(hidden, weight[readout], bias[readout])
+
+    def _last(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the last layer: a row a gene."""
+        last = self.predictor[-1]
+        assert isinstance(last, nn.Linear)
+        return last.weight, last.bias
+
+    def n_items(self, split: EncodedSplit) -> int:
+        """Conditions."""
+        return len(split.first) - 1
+
+    def predictions(self, split: EncodedSplit, conditions: ConditionTensors, numbers: NDArray[np.int64]) -> Iterator[tuple[Values, Tensor]]:
+        """Whole conditions, those of one shard at a time."""
+        device = conditions.dataset.device
+        for block in split.rows(numbers):
+            row, column = np.nonzero(np.isfinite(block.log_fc))
+            predicted = self(conditions.rows(to_device(block.condition, device)), to_device(block.readout, device))
+            values = Values(block.condition[row], block.readout[column], block.log_fc[row, column])
+            yield values, predicted[to_device(row, device), to_device(column, device)]
+
+
+MODELS: dict[str, type[LPM]] = {"scalar_lpm": ScalarLPM, "multi_output_lpm": MultiOutputLPM}
+"""Every model, by name."""
+
+
+def predict(model: LPM, split: EncodedSplit, *, chunk: int = 65_536) -> Iterator[tuple[Values, NDArray[np.float32]]]:
     """Predict every value of a split, chunk by chunk, without dropout.
 
     Parameters
     ----------
     model
         Used on the device it lies on; its training mode is restored.
-    values
-        n encoded values.
+    split
+        Encoded values.
     chunk
-        Values predicted at once.
+        Values predicted at once, about.
 
     Yields
     ------
     tuple
-        The slice of values, and their predicted logFC, float32.
+        The values, and their predicted logFC, float32.
     """
     device = next(model.parameters()).device
-    conditions = ConditionTensors.of(values.encoded, device)
+    conditions = ConditionTensors.of(split.encoded, device)
+    n_items = model.n_items(split)
+    size = max(1, chunk * n_items // max(1, len(split)))
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(values), chunk):
-            part = slice(start, min(start + chunk, len(values)))
+        for start in range(0, n_items, size):
             with torch.no_grad():
-                predicted = model(conditions.rows(to_device(values.condition[part], device)), to_device(values.readout[part], device))
-            yield part, predicted.cpu().numpy()
+                for values, predicted in model.predictions(split, conditions, np.arange(start, min(start + size, n_items))):
+                    yield values, predicted.cpu().numpy()
     finally:
         model.train(was_training)
 
 
-def to_device(codes: NDArray[np.int32], device: torch.device) -> Tensor:
+def to_device(codes: NDArray[np.integer[Any]], device: torch.device) -> Tensor:
     """Integer codes as int64 on a device."""
     return torch.from_numpy(np.asarray(codes, dtype=np.int64)).to(device)

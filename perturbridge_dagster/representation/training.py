@@ -14,7 +14,6 @@ import itertools
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,12 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation.corpus import StoredCorpus
 from perturbridge_dagster.representation.encoding import EncodedSplit, Vocabularies, encode_split
-from perturbridge_dagster.representation.models import ConditionTensors, ModelSettings, ScalarLPM, predict, to_device
+from perturbridge_dagster.representation.models import LPM, MODELS, ConditionTensors, ModelSettings, predict
 from perturbridge_dagster.written import Stamp, written_whole
 
 if TYPE_CHECKING:
@@ -43,14 +41,16 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a model is trained; the defaults are those published for the whole compendium.
+    """How a model is trained; the defaults are those published for the scalar model on the whole compendium.
 
     Attributes
     ----------
+    architecture
+        A name of ``models.MODELS``.
     seed
         Seed of the initial weights, of dropout and of the order of the data.
     batch_size
-        Values a step.
+        Values a step; conditions, where the model predicts all genes of a condition at once.
     steps
         Budget in optimiser steps. Epochs follow from it, so that a small corpus is not starved of steps.
     learning_rate, weight_decay
@@ -68,6 +68,7 @@ class TrainingSettings:
         Whether log dose and time are centred and scaled by the train conditions; see :meth:`models.ScalarLPM.standardize`.
     """
 
+    architecture: str = "scalar_lpm"
     seed: int = 13
     batch_size: int = 16_384
     steps: int = 25 * 104_456
@@ -80,13 +81,16 @@ class TrainingSettings:
     unknown_token: bool = False
     standardize: bool = False
 
-    def for_epochs(self, epochs: int, n_values: int) -> TrainingSettings:
-        """These settings with the budget that `epochs` passes over `n_values` train values take."""
-        return replace(self, steps=epochs * math.ceil(n_values / self.batch_size))
+    def for_epochs(self, epochs: int, n_items: int) -> TrainingSettings:
+        """These settings with the budget that `epochs` passes over `n_items` train values (or conditions) take."""
+        return replace(self, steps=epochs * math.ceil(n_items / self.batch_size))
 
 
 PUBLISHED = TrainingSettings()
 """25 epochs of batches of 16,384 values over the whole compendium (104,456 steps each)."""
+
+PUBLISHED_MULTI_OUTPUT = TrainingSettings(architecture="multi_output_lpm", batch_size=4_096).for_epochs(200, 373_000)
+"""200 epochs of batches of 4,096 conditions over the whole compendium."""
 
 SMALL = TrainingSettings(
     batch_size=2_048,
@@ -100,6 +104,15 @@ SMALL = TrainingSettings(
     standardize=True,
 )
 """For one or two million values: under a minute on two CPU cores."""
+
+SMALL_MULTI_OUTPUT = replace(SMALL, architecture="multi_output_lpm", batch_size=64, steps=1_500, decay_every=75, validate_every=250)
+"""For a thousand conditions: under a minute on two CPU cores."""
+
+SETTINGS = {
+    "small": {settings.architecture: settings for settings in (SMALL, SMALL_MULTI_OUTPUT)},
+    "published": {settings.architecture: settings for settings in (PUBLISHED, PUBLISHED_MULTI_OUTPUT)},
+}
+"""Size, then model → settings."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ class TrainedModel:
         Stamp of the corpus.
     """
 
-    model: ScalarLPM
+    model: LPM
     vocabularies: Vocabularies
     settings: TrainingSettings
     step: int
@@ -233,13 +246,13 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 
 def train(corpus: StoredCorpus, settings: TrainingSettings, folder: Path, log: Callable[[str], None]) -> TrainingResult:
-    """Fit a scalar LPM, or go on where an interrupted run of the same settings and corpus stopped.
+    """Fit a model, or go on where an interrupted run of the same settings and corpus stopped.
 
     Writes ``last.pt`` (all that resuming needs) at every validation and ``best.pt`` (the selected model) whenever validation RMSE
     falls. A resumed run ends with the very bits of an uninterrupted one on the CPU. Selection is by
     a full pass over the validation values.
 
-    Memory: 12 bytes a train and validation value, memory-mapped in `folder` while training runs.
+    Memory: values stay in the shards of the corpus, which are memory-mapped.
 
     Parameters
     ----------
@@ -265,26 +278,20 @@ def train(corpus: StoredCorpus, settings: TrainingSettings, folder: Path, log: C
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vocabularies = corpus.vocabularies(unknown=settings.unknown_token)
-    encoded = folder / "encoded"
-    shutil.rmtree(encoded, ignore_errors=True)
-    try:
-        train_values = encode_split(corpus, "train", vocabularies, encoded)
-        val_values = encode_split(corpus, "val", vocabularies, encoded)
-        for name, values in (("train", train_values), ("val", val_values)):
-            if not len(values):
-                raise InputError(
-                    f"the corpus has no {name} values", file=corpus.folder, advice="A model needs both; add conditions, or datasets."
-                )
-        log(
-            f"training on {len(train_values):,} values of {len(train_values.conditions):,} conditions, "
-            f"selecting on {len(val_values):,}; {settings.steps:,} steps on {device.type}"
-        )
-        with deterministic(device):
-            run = _Run(corpus, settings, vocabularies, train_values, val_values, folder, device)
-            run.resume(log)
-            run.go_on(log)
-    finally:
-        shutil.rmtree(encoded, ignore_errors=True)
+    train_values, val_values = (encode_split(corpus, name, vocabularies) for name in ("train", "val"))
+    for name, values in (("train", train_values), ("val", val_values)):
+        if not len(values):
+            raise InputError(
+                f"the corpus has no {name} values", file=corpus.folder, advice="A model needs both; add conditions, or datasets."
+            )
+    log(
+        f"training on {len(train_values):,} values of {len(train_values.conditions):,} conditions, "
+        f"selecting on {len(val_values):,}; {settings.steps:,} steps on {device.type}"
+    )
+    with deterministic(device):
+        run = _Run(corpus, settings, vocabularies, train_values, val_values, folder, device)
+        run.resume(log)
+        run.go_on(log)
     return TrainingResult(
         trained=load_model(folder / "best.pt"),
         history=pd.DataFrame(run.history),
@@ -311,13 +318,14 @@ class _Run:
         self.settings, self.vocabularies, self.folder, self.device = settings, vocabularies, folder, device
         self.train_values, self.val_values = train_values, val_values
         self.corpus_stamp = corpus.stamp
-        self.steps_per_epoch = math.ceil(len(train_values) / settings.batch_size)
+        # drawn on the CPU, so that every device starts from the same weights
+        torch.manual_seed(settings.seed)
+        model = MODELS[settings.architecture](vocabularies, settings.model)
+        self.n_items = model.n_items(train_values)
+        self.steps_per_epoch = math.ceil(self.n_items / settings.batch_size)
         self.validate_every = settings.validate_every or self.steps_per_epoch
         self.decay_every = settings.decay_every or self.steps_per_epoch
         self.identity = _identity(settings, vocabularies, train_values, val_values)
-        torch.manual_seed(settings.seed)
-        # drawn on the CPU, so that every device starts from the same weights
-        model = ScalarLPM(vocabularies, settings.model)
         if settings.standardize:
             model.standardize(train_values.encoded)
         self.model = model.to(device)
@@ -335,19 +343,21 @@ class _Run:
         first_step, started = self.step, time.monotonic()
         last_line = started
         self.model.train()
-        for batch in itertools.islice(_batches_from(self.step, len(self.train_values), self.settings), self.settings.steps - self.step):
-            target = torch.from_numpy(self.train_values.value[batch]).to(self.device)
-            condition = to_device(self.train_values.condition[batch], self.device)
-            predicted = self.model(conditions.rows(condition), to_device(self.train_values.readout[batch], self.device))
-            loss = nn.functional.mse_loss(predicted, target)
+        for batch in itertools.islice(_batches_from(self.step, self.n_items, self.settings), self.settings.steps - self.step):
+            # the mean over all values of the batch
+            errors, n_values = [], 0
+            for values, predicted in self.model.predictions(self.train_values, conditions, batch):
+                errors.append((predicted - torch.from_numpy(values.value).to(self.device)).square().sum())
+                n_values += len(values)
+            loss = torch.stack(errors).sum() / n_values
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
             self.step += 1
             if self.step % self.decay_every == 0:
                 self.schedule.step()
-            squared_error += loss.detach().double() * len(batch)
-            n_seen += len(batch)
+            squared_error += loss.detach().double() * n_values
+            n_seen += n_values
             if self.step % self.validate_every == 0 or self.step == self.settings.steps:
                 self._validate(math.sqrt(squared_error.item() / n_seen))
                 squared_error.zero_()
@@ -361,8 +371,7 @@ class _Run:
     def _validate(self, train_rmse: float) -> None:
         """A full validation pass; keep the model if it is the best so far, then write the checkpoint."""
         squared_error = sum(
-            float(np.square(predicted - self.val_values.value[part], dtype=np.float64).sum())
-            for part, predicted in predict(self.model, self.val_values)
+            float(np.square(predicted - values.value, dtype=np.float64).sum()) for values, predicted in predict(self.model, self.val_values)
         )
         rmse = math.sqrt(squared_error / len(self.val_values))
         if not (math.isfinite(rmse) and math.isfinite(train_rmse)):
@@ -452,15 +461,11 @@ def _identity(settings: TrainingSettings, vocabularies: Vocabularies, train_valu
     """Digest of all that decides a run: settings, symbols and the values themselves."""
     digest = hashlib.sha256(json.dumps([asdict(settings), vocabularies.to_dict()], sort_keys=True).encode())
     for values in (train_values, val_values):
-        for part in (
-            values.condition,
-            values.readout,
-            values.value,
-            values.encoded.log_dose,
-            values.encoded.time,
-            values.encoded.perturbation,
-        ):
+        for part in (values.encoded.log_dose, values.encoded.time, values.encoded.perturbation):
             digest.update(np.ascontiguousarray(part).data)
+        for block in values.blocks:
+            for part in (block.condition, block.readout, block.log_fc):
+                digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 
@@ -480,7 +485,7 @@ def load_model(path: Path) -> TrainedModel:
     settings = TrainingSettings(**settings, model=ModelSettings(**(model_settings | {"hidden": tuple(model_settings["hidden"])})))
     vocabularies = Vocabularies.from_dict(content["vocabularies"])
     with torch.random.fork_rng(devices=[]):  # the start that is about to be overwritten must not draw from the caller's generator
-        model = ScalarLPM(vocabularies, settings.model)
+        model = MODELS[settings.architecture](vocabularies, settings.model)
     model.load_state_dict(content["model"])
     model.eval()
     return TrainedModel(

@@ -9,14 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbridge_dagster.contract import CONTRASTS, CORPUS, GENES
+from perturbridge_dagster.contract import CONTRASTS, CORPUS, CORPUS_GENES, GENES
 from perturbridge_dagster.effects.storage import LAYERS, open_effects, write_effects
 from perturbridge_dagster.effects.table import EffectTable
 from perturbridge_dagster.errors import IncompatibleFileError, InputError
 from perturbridge_dagster.representation import corpus as corpus_module
+from perturbridge_dagster.representation import shards as shards_module
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus, write_corpus
-from perturbridge_dagster.representation.splits import SPLITS, molecule_violations, scalar_violations
-from perturbridge_dagster.written import Stamp, read_stamp
+from perturbridge_dagster.representation.splits import SPLIT_RULES, SPLITS, violations
+from perturbridge_dagster.written import Stamp, read_parquet, read_stamp, write_parquet
 
 KEY = ["dataset", "context", "perturbation", "log_dose", "time", "readout"]
 
@@ -65,7 +66,7 @@ def test_split_of_values_is_the_split_of_their_condition(additive_corpus: Stored
     of_condition = additive_corpus.conditions[[*KEY[:-1], "split"]]
     joined = found.merge(of_condition, on=KEY[:-1], how="left", suffixes=("", "_listed"), validate="many_to_one")
     assert (joined["split"] == joined["split_listed"]).all()
-    assert scalar_violations(additive_corpus.conditions).empty
+    assert violations(additive_corpus.conditions, SPLIT_RULES["scalar"].promises).empty
     assert additive_corpus.summary["split_violations"] == []
 
 
@@ -142,11 +143,12 @@ def test_doses_that_float32_cannot_tell_apart_are_one_condition(make_effects: Ca
 def test_small_blocks_and_shards_hold_the_same_values(
     additive_strata: list, additive_corpus: StoredCorpus, make_stamp: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus_module, "SHARD_VALUES", 500)
+    monkeypatch.setattr(shards_module, "SHARD_VALUES", 500)
     monkeypatch.setattr(corpus_module, "_BLOCK_VALUES", 700)
     write_corpus(additive_strata[::-1], tmp_path / "corpus", make_stamp(), name="additive")
     small = open_corpus(tmp_path / "corpus")
-    assert small.shards["n_values"].max() == 500
+    assert small.shards["n_values"].max() == 500 // 60 * 60
+    assert len(small.shards) > len(additive_corpus.shards)
     pd.testing.assert_frame_equal(all_values(small), all_values(additive_corpus))
     pd.testing.assert_frame_equal(small.conditions, additive_corpus.conditions)
 
@@ -175,7 +177,7 @@ def test_molecule_splits_of_a_corpus(additive_strata: list, make_stamp: Callable
     assert summary["split_rule"] == rule
     assert summary["n_conditions"]["val"] > 0
     assert summary["split_report"][0]["rule"] == "ten_percent_shared_molecules"
-    assert molecule_violations(opened.conditions, by="cid" if rule == "molecules" else "parent").empty
+    assert violations(opened.conditions, SPLIT_RULES[rule].promises).empty
 
 
 def test_stamp_gathers_datasets_licences_and_taints(
@@ -229,9 +231,16 @@ def test_unusable_input_is_refused(additive_strata: list, make_effects: Callable
 def test_unfinished_and_foreign_folders_are_refused(additive_strata: list, make_stamp: Callable, tmp_path: Path) -> None:
     write_corpus(additive_strata[:2], tmp_path / "corpus", make_stamp(), name="c")
     file = tmp_path / "corpus" / open_corpus(tmp_path / "corpus").shards["file"].iloc[0]
-    pd.DataFrame({"value": [1.0]}).to_parquet(file)
-    with pytest.raises(IncompatibleFileError, match="no stamp"):
-        list(open_corpus(tmp_path / "corpus").iterate_shards("train"))
+    whole = file.read_bytes()
+    for broken in (b"", whole[: len(whole) // 2], b"something else"):
+        file.write_bytes(broken)
+        with pytest.raises(IncompatibleFileError, match="no stamp"):
+            list(open_corpus(tmp_path / "corpus").blocks("train"))
+    file.write_bytes(whole)
+    genes = file.with_name("genes.parquet")
+    write_parquet(genes, read_parquet(genes, "training_corpus").iloc[:-1], CORPUS_GENES, read_stamp(genes))
+    with pytest.raises(InputError, match="one value for each of the 59 genes"):
+        list(open_corpus(tmp_path / "corpus").blocks("train"))
     (tmp_path / "corpus" / "corpus.json").unlink()
     with pytest.raises(InputError, match="no finished training corpus"):
         open_corpus(tmp_path / "corpus")

@@ -88,11 +88,13 @@ def test_a_baseline_falls_back_to_the_gene_and_then_to_zero(make_effects: Callab
     vocabularies = corpus.vocabularies(unknown=True)
     fitted, held_out = encode_split(corpus, "train", vocabularies), encode_split(corpus, "test", vocabularies)
     gene = TrainMean(fitted, (), vocabularies.size("readout"))
-    held_out.conditions["context"] = "CVCL_NEW"
-    held_out.readout[0] = len(vocabularies.readout)  # an unknown gene
-    predicted = TrainMean(fitted, ("dataset", "context"), vocabularies.size("readout"), gene).predict(held_out, slice(0, len(held_out)))
-    of_gene = [fitted.value[fitted.readout == code].mean() for code in range(2)]
-    np.testing.assert_allclose(predicted, [0.0, *(of_gene[code] for code in held_out.readout[1:])], rtol=1e-6)
+    values = held_out.take(np.arange(len(held_out)))
+    values.readout[0] = len(vocabularies.readout)  # an unknown gene
+    baseline = TrainMean(fitted, ("dataset", "context"), vocabularies.size("readout"), gene)
+    predicted = baseline.predict(held_out.conditions.assign(context="CVCL_NEW"), values)
+    trained = fitted.take(np.arange(len(fitted)))
+    of_gene = [trained.value[trained.readout == code].mean() for code in range(2)]
+    np.testing.assert_allclose(predicted, [0.0, *(of_gene[code] for code in values.readout[1:])], rtol=1e-6)
 
 
 def test_evaluation_follows_the_contract(additive_corpus: StoredCorpus, trained: TrainedModel) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from perturbridge_dagster.representation.corpus import StoredCorpus
 from perturbridge_dagster.representation.encoding import Vocabularies, encode_conditions, encode_split
-from perturbridge_dagster.representation.models import ConditionTensors, ModelSettings, ScalarLPM, predict
+from perturbridge_dagster.representation.models import ConditionTensors, ModelSettings, MultiOutputLPM, ScalarLPM, predict
 
 
 def numbered(n: int) -> tuple[str, ...]:
@@ -124,9 +124,57 @@ def test_predictions_do_not_depend_on_chunks(additive_corpus: StoredCorpus) -> N
     vocabularies = additive_corpus.vocabularies()
     values = encode_split(additive_corpus, "val", vocabularies)
     model = ScalarLPM(vocabularies, ModelSettings(width=4, hidden=(8,), dropout=0.5)).train()
-    whole = np.concatenate([part for _, part in predict(model, values, chunk=len(values))])
-    chunked = np.empty(len(values), dtype=np.float32)
-    for part, predicted in predict(model, values, chunk=1_001):
-        chunked[part] = predicted
+    [(_, whole)] = predict(model, values, chunk=len(values))
+    chunked = np.concatenate([predicted for _, predicted in predict(model, values, chunk=1_001)])
     np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
     assert model.training
+
+
+# ---- multi-output ------------------------------------------------------------------------------------------------------------
+
+
+def test_published_layers_of_the_multi_output_model() -> None:
+    with torch.device("meta"):
+        model = MultiOutputLPM(Vocabularies(numbered(12), numbered(140), numbered(1_000), numbered(43_499)))
+    assert [(layer.in_features, layer.out_features) for layer in model.predictor if isinstance(layer, torch.nn.Linear)] == [
+        (640, 256),
+        (256, 256),
+        (256, 43_499),
+    ]
+    assert not hasattr(model, "readout")
+
+
+def test_genes_that_are_asked_for_are_the_columns_of_all(additive_corpus: StoredCorpus) -> None:
+    vocabularies = additive_corpus.vocabularies()
+    split = encode_split(additive_corpus, "val", vocabularies)
+    model = MultiOutputLPM(vocabularies, ModelSettings(width=4, hidden=(8,))).eval()
+    conditions = ConditionTensors.of(split.encoded, torch.device("cpu"))
+    whole = model(conditions, torch.arange(vocabularies.size("readout")))
+    some = torch.tensor([5, 0, 17])
+    torch.testing.assert_close(model(conditions, some), whole[:, some])
+
+
+def test_both_models_predict_the_same_values(additive_corpus: StoredCorpus) -> None:
+    vocabularies = additive_corpus.vocabularies()
+    split = encode_split(additive_corpus, "val", vocabularies)
+    seen = []
+    for made in (ScalarLPM, MultiOutputLPM):
+        model = made(vocabularies, ModelSettings(width=4, hidden=(8,)))
+        parts = [values for values, _ in predict(model, split, chunk=700)]
+        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("condition", "readout", "value")]
+        seen.append(sorted(zip(*columns, strict=True)))
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == len(split)
+
+
+def test_a_gene_never_trained_is_predicted_as_zero() -> None:
+    vocabularies = Vocabularies(numbered(1), numbered(1), ("Control", *numbered(4)), numbered(3), unknown=True)
+    model = MultiOutputLPM(vocabularies, ModelSettings(width=4, hidden=(8,), dropout=0.0))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.1)
+    tensors = ConditionTensors.of(encode_conditions(conditions("000001", "000002"), vocabularies), torch.device("cpu"))
+    for _ in range(3):
+        optimiser.zero_grad()
+        model(tensors, torch.tensor([0, 2])).sum().backward()
+        optimiser.step()
+    assert model(tensors, torch.tensor([3])).abs().max() == 0
+    assert model(tensors, torch.tensor([0])).abs().max() > 0

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation import split_molecules, split_scalar
 from perturbridge_dagster.representation.splits import (
+    SPLIT_RULES,
     assign_units,
     held_out_molecules,
-    molecule_violations,
-    scalar_violations,
     summarize_units,
+    violations,
 )
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ small_conditions = st.lists(
 @settings(max_examples=150, deadline=None)
 def test_scalar_split_keeps_its_promise(conditions: pd.DataFrame, seed: int) -> None:
     split = split_scalar(conditions, seed=seed)
-    assert scalar_violations(split).empty
+    assert violations(split, SPLIT_RULES["scalar"].promises).empty
     report = summarize_units(assign_units(conditions, seed=seed)).set_index("dataset")
     units = conditions.drop_duplicates(["dataset", "context", "perturbation"])["dataset"].value_counts()
     for dataset, n in units.items():
@@ -124,19 +124,15 @@ def test_swaps_never_take_the_last_training_of_a_perturbation() -> None:
         conditions = conditions_of(
             [(name, "x", text) for name in ("a", "b") for text in [*shared, *(f"{name}{number}" for number in range(12))]]
         )
-        assert scalar_violations(split_scalar(conditions, seed=seed)).empty
+        assert violations(split_scalar(conditions, seed=seed), SPLIT_RULES["scalar"].promises).empty
 
 
 def test_scalar_violations_are_found() -> None:
     conditions = conditions_of([("a", "x", "1"), ("a", "x", "1"), ("a", "y", "1"), ("a", "x", "2"), ("b", "x", "2"), ("a", "y", "2")])
-    found = scalar_violations(conditions.assign(split=["train", "val", "test", "test", "test", "val"]))
-    assert set(found["promise"]) == {
-        "every held-out perturbation is trained",
-        "val and test share no perturbation",
-        "a unit lies in one split",
-    }
-    untrained = found[found["promise"] == "every held-out perturbation is trained"]
-    assert untrained.set_index(["dataset", "perturbation"])["n_conditions"].to_dict() == {("a", "2"): 2, ("b", "2"): 1}
+    found = violations(conditions.assign(split=["train", "val", "test", "test", "test", "val"]), SPLIT_RULES["scalar"].promises)
+    assert set(found["promise"]) == {"unit", "cid_in_val_and_test", "cid_trained"}
+    untrained = found[found["promise"] == "cid_trained"].groupby(["dataset", "value"])["n_conditions"].sum()
+    assert untrained.to_dict() == {("a", "2"): 2, ("b", "2"): 1}
 
 
 # ---- molecules ---------------------------------------------------------------------------------------------------------------
@@ -208,7 +204,7 @@ def test_molecule_split_keeps_its_promise_where_a_tenth_is_held_out(seed: int) -
     conditions = many_shared(seed=seed)
     split = split_molecules(conditions)
     assert split["split"].tolist() == naive_molecule_split(conditions, 13)
-    assert molecule_violations(split).empty
+    assert violations(split, SPLIT_RULES["molecules"].promises).empty
     held_out = held_out_molecules(conditions)
     assert set(held_out["rule"]) == {"ten_percent_shared_molecules"}
     datasets = conditions.groupby("perturbation")["dataset"].nunique()
@@ -218,13 +214,14 @@ def test_molecule_split_keeps_its_promise_where_a_tenth_is_held_out(seed: int) -
     assert (held_out["other_training_datasets"] != "").all()
 
 
-@given(small_conditions, st.sampled_from(["cid", "parent"]))
+@given(small_conditions, st.sampled_from(["molecules", "parents"]))
 @settings(max_examples=100, deadline=None)
-def test_molecule_split_keeps_its_promise(conditions: pd.DataFrame, by: str) -> None:
+def test_molecule_split_keeps_its_promise(conditions: pd.DataFrame, rule: str) -> None:
     # two neighbouring ids are salts of one parent; every fifth has no structure
     number = conditions["perturbation"].astype(int)
     conditions["parent_key"] = [None if value % 5 == 0 else f"PARENT{value // 2}" for value in number]
-    assert molecule_violations(split_molecules(conditions, by=by), by=by).empty  # type: ignore[arg-type]
+    split = SPLIT_RULES[rule].assign(conditions, seed=13)
+    assert violations(split, SPLIT_RULES[rule].promises).empty
 
 
 @pytest.mark.parametrize(
@@ -276,18 +273,17 @@ def test_salts_are_held_out_together() -> None:
     conditions.loc[:2, "parent_key"] = "SALTSALTSALTSA"
     assert split_molecules(conditions, by="cid")["split"].tolist()[:2] == ["val", "train"]
     assert split_molecules(conditions, by="parent")["split"].tolist()[:2] == ["val", "val"]
-    assert molecule_violations(split_molecules(conditions, by="cid"), by="parent")["promise"].tolist() == [
-        "a held-out row has a molecule its dataset does not train"
-    ]
+    broken = violations(split_molecules(conditions, by="cid"), SPLIT_RULES["parents"].promises)
+    assert broken[["promise", "value"]].to_numpy().tolist() == [["parent_in_target_dataset", "a · SALTSALTSALTSA"]]
 
 
 def test_molecule_violations_are_found() -> None:
     conditions = conditions_of([("a", "x", "1"), ("a", "y", "1"), ("a", "x", "2"), ("a", "y", "2"), ("b", "x", "2")])
-    found = molecule_violations(conditions.assign(split=["val", "test", "train", "val", "train"]))
-    assert found.set_index(["promise", "perturbation"])["n_conditions"].to_dict() == {
-        ("every held-out molecule is trained in a dataset", "1"): 2,
-        ("a held-out row has a molecule its dataset does not train", "2"): 1,
-        ("val and test of a dataset share no molecule", "1"): 2,
+    found = violations(conditions.assign(split=["val", "test", "train", "val", "train"]), SPLIT_RULES["molecules"].promises)
+    assert found.groupby(["promise", "value"])["n_conditions"].sum().to_dict() == {
+        ("cid_trained", "1"): 2,  # trained in no dataset
+        ("cid_in_target_dataset", "a · 2"): 1,  # trained in its own
+        ("cid_in_target_dataset", "a · 1"): 2,  # in val and in test
     }
 
 
@@ -315,7 +311,7 @@ def test_unknown_kinds_of_molecule_and_split_are_refused() -> None:
     with pytest.raises(InputError, match="told apart"):
         split_molecules(many_shared(), by="name")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="splits named holdout"):
-        scalar_violations(many_shared().assign(split="holdout"))
+        violations(many_shared().assign(split="holdout"), ["unit"])
 
 
 def test_splitting_does_not_import_torch() -> None:

@@ -1,14 +1,7 @@
-"""Who is held out: the published scalar split, the molecule hold-out split, and what each of them promises.
+"""The published splits: the scalar split and the molecule hold-out.
 
-Belongs here: assigning conditions to train, val and test, and functions that show where a split breaks its promise. Does not belong
-here: values, vocabularies or files.
-
-What the splits promise, and what they do not:
-
-* The scalar split holds out (dataset, context, perturbation) units. Every held-out perturbation is trained elsewhere, perhaps in
-  another context of the same dataset. It is no test of unseen compounds.
-* The molecule split holds a molecule out of a whole dataset. It is trained in at least one other dataset. It tests transfer
-  between datasets, not unseen compounds either.
+Belongs here: assigning conditions to train, val and test by the published rules. Does not belong here: what a split promises
+(``promises.py``), or splits that nobody has published (``holdouts.py``).
 """
 
 from __future__ import annotations
@@ -16,45 +9,15 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, defaultdict
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from perturbridge_dagster.errors import InputError
-
-SPLITS = ("train", "val", "test")
-CONTROL = "Control"
-"""Reserved perturbation symbol of an untreated sample; no molecule."""
-
-UNIT = ["dataset", "context", "perturbation"]
-"""Columns of the unit that the scalar split holds out."""
-
-MoleculeKey = Literal["cid", "parent"]
+from perturbridge_dagster.representation.splits.conditions import SPLITS, UNIT, MoleculeKey, molecules_of, require_columns, symbols_of
 
 _FEW_SHARED = 20
 _SWAP_SEED_OFFSET = 2000
 _HALVING_SEED_OFFSET = 5000
-
-
-def _require(conditions: pd.DataFrame, columns: list[str]) -> None:
-    missing = [name for name in columns if name not in conditions.columns]
-    if missing:
-        raise InputError(f"conditions lack {', '.join(missing)}", expected=f"columns {', '.join(columns)}")
-
-
-def _text(conditions: pd.DataFrame, column: str) -> pd.Series[str]:
-    """A column of symbols as text; refuses missing ones, and numbers that would gain a decimal point."""
-    values = conditions[column]
-    if pd.api.types.is_float_dtype(values):
-        raise InputError("symbols are floating-point numbers", column=column, expected="text or integers, such as '2244'")
-    text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
-    empty = np.flatnonzero((text == "").to_numpy())
-    if len(empty):
-        raise InputError(
-            f"{len(empty):,} missing symbols", rows=list(conditions.index[empty]), column=column, advice="Drop these rows first."
-        )
-    return text
 
 
 # ---- the published scalar split ----------------------------------------------------------------------------------------------
@@ -91,8 +54,8 @@ def assign_units(conditions: pd.DataFrame, *, seed: int = 13) -> pd.DataFrame:
     InputError
         If a column is absent or a symbol is missing.
     """
-    _require(conditions, UNIT)
-    units = pd.DataFrame({name: _text(conditions, name) for name in UNIT}).drop_duplicates().sort_values(UNIT, ignore_index=True)
+    require_columns(conditions, UNIT)
+    units = pd.DataFrame({name: symbols_of(conditions, name) for name in UNIT}).drop_duplicates().sort_values(UNIT, ignore_index=True)
     perturbation, _ = pd.factorize(units["perturbation"], sort=True)
     dataset, _ = pd.factorize(units["dataset"], sort=True)
     rows_of_dataset = [np.flatnonzero(dataset == code) for code in range(dataset.max(initial=-1) + 1)]
@@ -157,7 +120,7 @@ def split_scalar(conditions: pd.DataFrame, *, seed: int = 13) -> pd.DataFrame:
         If a column is absent or a symbol is missing.
     """
     units = assign_units(conditions, seed=seed)
-    keys = pd.MultiIndex.from_arrays([_text(conditions, name) for name in UNIT])
+    keys = pd.MultiIndex.from_arrays([symbols_of(conditions, name) for name in UNIT])
     position = pd.MultiIndex.from_frame(units[UNIT]).get_indexer(keys)
     return conditions.assign(split=units["split"].to_numpy(dtype=object)[position])
 
@@ -191,26 +154,6 @@ def summarize_units(units: pd.DataFrame) -> pd.DataFrame:
 
 
 # ---- the molecule hold-out split ---------------------------------------------------------------------------------------------
-
-
-def _molecules(conditions: pd.DataFrame, by: MoleculeKey) -> pd.DataFrame:
-    """The molecules of each row: columns row (position), dataset, molecule; a combination has several rows, Control none."""
-    if by not in ("cid", "parent"):
-        raise InputError(f"molecules cannot be told apart by {by!r}", expected="'cid' or 'parent'")
-    _require(conditions, ["dataset", "perturbation", *(["parent_key"] if by == "parent" else [])])
-    symbol = _text(conditions, "perturbation")
-    if by == "parent":
-        # Control has no structure, and a molecule without a known structure stands for itself
-        symbol = conditions["parent_key"].astype(object).where(conditions["parent_key"].notna() & (symbol != CONTROL), symbol)
-    code, symbols = pd.factorize(symbol)
-    tokens = [
-        (position, token)
-        for position, text in enumerate(symbols)
-        for token in sorted({part.strip() for part in str(text).split("+")} - {"", CONTROL})
-    ]
-    tokens_of_symbol = pd.DataFrame(tokens, columns=["symbol", "molecule"]).astype({"symbol": int, "molecule": object})
-    rows = pd.DataFrame({"row": np.arange(len(conditions)), "dataset": _text(conditions, "dataset").to_numpy(), "symbol": code})
-    return rows.merge(tokens_of_symbol, on="symbol").drop(columns="symbol").sort_values(["row", "molecule"], ignore_index=True)
 
 
 def held_out_molecules(conditions: pd.DataFrame, *, by: MoleculeKey = "cid", seed: int = 13) -> pd.DataFrame:
@@ -248,7 +191,7 @@ def held_out_molecules(conditions: pd.DataFrame, *, by: MoleculeKey = "cid", see
     InputError
         If a column is absent, a symbol is missing, or `by` is unknown.
     """
-    counts = _molecules(conditions, by).groupby(["dataset", "molecule"], sort=True).size().rename("n_samples").reset_index()
+    counts = molecules_of(conditions, by).groupby(["dataset", "molecule"], sort=True).size().rename("n_samples").reset_index()
     datasets_of = {str(molecule): set(names) for molecule, names in counts.groupby("molecule")["dataset"]}
     n_samples = dict(zip(zip(counts["dataset"], counts["molecule"], strict=True), counts["n_samples"].tolist(), strict=True))
     shared = {
@@ -319,107 +262,8 @@ def split_molecules(conditions: pd.DataFrame, *, by: MoleculeKey = "cid", seed: 
         If a column is absent, a symbol is missing, or `by` is unknown.
     """
     held_out = held_out_molecules(conditions, by=by, seed=seed)
-    found = _molecules(conditions, by).merge(held_out[["dataset", "molecule", "split"]], on=["dataset", "molecule"])
+    found = molecules_of(conditions, by).merge(held_out[["dataset", "molecule", "split"]], on=["dataset", "molecule"])
     split = np.full(len(conditions), "train", dtype=object)
     for name in ("val", "test"):
         split[found.loc[found["split"] == name, "row"].to_numpy()] = name
     return conditions.assign(split=split)
-
-
-# ---- what the splits promise -------------------------------------------------------------------------------------------------
-
-_VIOLATION_COLUMNS = ["promise", "dataset", "perturbation", "n_conditions"]
-
-
-def _require_splits(conditions: pd.DataFrame) -> None:
-    _require(conditions, ["split"])
-    unknown = sorted(set(conditions["split"].astype(str)) - set(SPLITS))
-    if unknown:
-        raise InputError(f"splits named {', '.join(unknown)}", column="split", expected=", ".join(SPLITS))
-
-
-def _violations(parts: dict[str, pd.DataFrame], by: str) -> pd.DataFrame:
-    """Count the offending rows of each promise by dataset and symbol."""
-    counted = [
-        rows.groupby(["dataset", by], sort=True)
-        .size()
-        .rename("n_conditions")
-        .rename_axis(["dataset", "perturbation"])
-        .reset_index()
-        .assign(promise=promise)
-        for promise, rows in parts.items()
-        if len(rows)
-    ]
-    return (
-        pd.concat([pd.DataFrame(columns=_VIOLATION_COLUMNS), *counted], ignore_index=True)[_VIOLATION_COLUMNS]
-        if counted
-        else pd.DataFrame(columns=_VIOLATION_COLUMNS)
-    )
-
-
-def scalar_violations(conditions: pd.DataFrame) -> pd.DataFrame:
-    """Where a scalar split breaks its promise.
-
-    Promised: every held-out perturbation is trained somewhere; val and test share no perturbation; a (dataset, context, perturbation)
-    unit lies in one split, with all its doses and times.
-
-    Parameters
-    ----------
-    conditions
-        Columns dataset, context, perturbation, split.
-
-    Returns
-    -------
-    DataFrame
-        promise, dataset, perturbation, n_conditions (held-out conditions at fault); empty when the promise is kept.
-    """
-    _require(conditions, UNIT)
-    _require_splits(conditions)
-    held_out = conditions[conditions["split"] != "train"]
-    in_split = {name: set(conditions.loc[conditions["split"] == name, "perturbation"]) for name in SPLITS}
-    torn = conditions.groupby(UNIT)["split"].transform("nunique") > 1
-    return _violations(
-        {
-            "every held-out perturbation is trained": held_out[~held_out["perturbation"].isin(in_split["train"])],
-            "val and test share no perturbation": held_out[held_out["perturbation"].isin(in_split["val"] & in_split["test"])],
-            "a unit lies in one split": conditions[torn],
-        },
-        "perturbation",
-    )
-
-
-def molecule_violations(conditions: pd.DataFrame, *, by: MoleculeKey = "cid") -> pd.DataFrame:
-    """Where a molecule split breaks its promise.
-
-    Promised: every molecule of a held-out row is trained in some dataset; every held-out row has a molecule that its own dataset does
-    not train; no molecule alone in its rows lies in both val and test of a dataset. (A partner in combinations may.)
-
-    Parameters
-    ----------
-    conditions
-        As for :func:`split_molecules`, with the column split.
-    by
-        What tells molecules apart.
-
-    Returns
-    -------
-    DataFrame
-        promise, dataset, perturbation (the molecule), n_conditions; empty when the promise is kept.
-    """
-    _require_splits(conditions)
-    molecules = _molecules(conditions, by)
-    molecules["split"] = conditions["split"].astype(str).to_numpy()[molecules["row"]]
-    trained = molecules[molecules["split"] == "train"]
-    held_out = molecules[molecules["split"] != "train"]
-    own = pd.MultiIndex.from_frame(held_out[["dataset", "molecule"]]).isin(pd.MultiIndex.from_frame(trained[["dataset", "molecule"]]))
-    unseen_rows = set(held_out.loc[~own, "row"])
-    alone = held_out[held_out.groupby("row")["molecule"].transform("size") == 1]
-    both = alone.groupby(["dataset", "molecule"])["split"].transform("nunique") > 1
-    return _violations(
-        {
-            "every held-out molecule is trained in a dataset": held_out[~held_out["molecule"].isin(trained["molecule"])],
-            "a held-out row has a molecule its dataset does not train": held_out[~held_out["row"].isin(unseen_rows)],
-            "val and test of a dataset share no molecule": alone[both],
-        },
-        "molecule",
-    )

@@ -1,0 +1,217 @@
+"""Shards: the values of a training corpus on disk, one row a condition, memory-mapped.
+
+Belongs here: the shard files, writing them and opening them. Does not belong here: which values enter a corpus (``corpus.py``), or symbols
+as integers (``encoding.py``).
+
+A shard is an Arrow IPC file of one dataset, cell context and split: the number of each condition, and its values for the genes of that
+dataset and context as one list of fixed length, missing values NaN. The file as it lies on disk is the matrix: whoever reads it maps it
+into memory and takes rows (one a condition) or single values (one a gene) from it. The published corpus has a row for each of four billion
+values instead, with all symbols repeated; files before contract 1.3 are such tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from perturbridge_dagster.contract import CORPUS, CORPUS_GENES
+from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.written import Stamp, read_parquet, read_stamp, require_compatible, stamped_schema, write_parquet, written_whole
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+SHARD_VALUES = 8_000_000
+"""Most values of one shard: 32 MB. As published for the table of one row a condition."""
+
+GENES = "genes.parquet"
+"""Beside the shards of a dataset and cell context: the genes of their columns."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """The conditions of one shard.
+
+    Attributes
+    ----------
+    dataset, context
+        Of all its conditions.
+    condition
+        (n,) int64: number of each condition, as ``condition`` of the table CORPUS_CONDITIONS says it.
+    readout
+        (genes,) Ensembl ids.
+    log_fc
+        (n, genes) float32, memory-mapped, NaN where there is no value.
+    """
+
+    dataset: str
+    context: str
+    condition: NDArray[np.int64]
+    readout: pd.Index
+    log_fc: NDArray[np.float32]
+
+
+def _schema(n_genes: int) -> pa.Schema:
+    import pyarrow as pa
+
+    values = pa.list_(pa.field("value", pa.float32(), nullable=False), n_genes)
+    return pa.schema([pa.field("condition", pa.int32(), nullable=False), pa.field("values", values, nullable=False)])
+
+
+class ShardWriter:
+    """Writes the conditions of one dataset and cell context, a shard whenever one is full.
+
+    Parameters
+    ----------
+    folder
+        Of the corpus.
+    dataset, context
+        Of all conditions.
+    readout
+        (genes,) Ensembl ids of the columns.
+    stamp
+        Of the corpus.
+    """
+
+    def __init__(self, folder: Path, dataset: str, context: str, readout: pd.Index, stamp: Stamp) -> None:
+        self._folder, self._place = folder, Path("shards", dataset, context)
+        self._dataset, self._context, self._n_genes, self._stamp = dataset, context, len(readout), stamp
+        self._rows = max(1, SHARD_VALUES // max(1, len(readout)))
+        self._waiting: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {}
+        self.written: list[dict[str, Any]] = []
+        genes = pd.DataFrame({"position": np.arange(len(readout)), "readout": readout.to_numpy(dtype=object)})
+        write_parquet(folder / self._place / GENES, genes, CORPUS_GENES, stamp)
+
+    def add(self, split: str, condition: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """Add conditions of a split: (n,) numbers and (n, genes) values."""
+        waiting = self._waiting.setdefault(split, [])
+        waiting.append((condition, values))
+        if sum(len(numbers) for numbers, _ in waiting) >= self._rows:
+            self._flush(split, last=False)
+
+    def close(self) -> None:
+        """Write what is left."""
+        for split in self._waiting:
+            self._flush(split, last=True)
+
+    def _flush(self, split: str, *, last: bool) -> None:
+        parts = self._waiting[split]
+        if not parts:
+            return
+        condition, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+        stop = len(condition) if last else len(condition) // self._rows * self._rows
+        for start in range(0, stop, self._rows):
+            self._write(split, condition[start : start + self._rows], values[start : start + self._rows])
+        self._waiting[split] = [(condition[stop:], values[stop:])] if stop < len(condition) else []
+
+    def _write(self, split: str, condition: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        import pyarrow as pa
+
+        schema = stamped_schema(_schema(self._n_genes), self._stamp)
+        flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).ravel())
+        columns = [pa.array(condition.astype(np.int32)), pa.FixedSizeListArray.from_arrays(flat, type=schema.field("values").type)]
+        number = sum(shard["split"] == split for shard in self.written)
+        file = self._place / f"{split}_{number:06d}.arrow"
+        with written_whole(self._folder / file) as aside, pa.ipc.new_file(str(aside), schema) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+        self.written.append(
+            {
+                "file": file.as_posix(),
+                "dataset": self._dataset,
+                "context": self._context,
+                "split": split,
+                "n_conditions": len(condition),
+                "n_values": int(np.isfinite(values).sum()),
+            }
+        )
+
+
+def open_shard(folder: Path, file: str, dataset: str, context: str, stage: str) -> Block:
+    """Map a shard into memory.
+
+    Parameters
+    ----------
+    folder, file
+        Of the corpus, and of the shard relative to it.
+    dataset, context
+        What it is of, as ``shards.parquet`` says.
+    stage
+        Stage that must have written it.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or its genes do not fit.
+    IncompatibleFileError
+        If its stamp does not fit.
+    """
+    import pyarrow as pa
+
+    path = folder / file
+    require_compatible(read_stamp(path), path, stage)
+    readout = read_parquet(path.with_name(GENES), stage)["readout"]
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except pa.ArrowInvalid as error:
+        raise InputError(f"cannot be read ({error})", file=path, advice="Rematerialize training_corpus.") from error
+    if table.schema.remove_metadata() != _schema(len(readout)):
+        raise InputError(
+            f"has not one value for each of the {len(readout):,} genes beside it", file=path, advice="Rematerialize training_corpus."
+        )
+    [condition], [values] = table.column("condition").chunks, table.column("values").chunks
+    matrix = values.flatten().to_numpy(zero_copy_only=True).reshape(len(values), len(readout))
+    return Block(dataset, context, condition.to_numpy().astype(np.int64), pd.Index(readout, dtype=object), matrix)
+
+
+def long_table(block: Block, conditions: pd.DataFrame) -> pd.DataFrame:
+    """The values of a block as the contract's table `corpus`: one row a gene of a condition, missing ones left out.
+
+    Parameters
+    ----------
+    block
+        Conditions of one shard.
+    conditions
+        The table CORPUS_CONDITIONS of its corpus.
+
+    Raises
+    ------
+    InputError
+        If the block has a condition that the table does not list.
+    """
+    rows = rows_of(block.condition, conditions)
+    row, column = np.nonzero(np.isfinite(block.log_fc))
+    of_row = conditions.iloc[rows]
+    names = {name: pd.factorize(of_row[name]) for name in ("dataset", "context", "perturbation", "split")}
+    table = pd.DataFrame(
+        {
+            **{name: pd.Categorical.from_codes(codes[row], categories=values) for name, (codes, values) in names.items()},
+            "log_dose": of_row["log_dose"].to_numpy()[row],
+            "time": of_row["time"].to_numpy()[row],
+            "readout": pd.Categorical.from_codes(column, categories=block.readout),
+            "value": block.log_fc[row, column],
+        }
+    )
+    return table[CORPUS.names]
+
+
+def rows_of(numbers: NDArray[np.int64], conditions: pd.DataFrame) -> NDArray[np.int64]:
+    """Rows of conditions by their number.
+
+    Raises
+    ------
+    InputError
+        If the table does not list one.
+    """
+    rows: NDArray[np.int64] = pd.Index(conditions["condition"]).get_indexer(pd.Index(numbers)).astype(np.int64)
+    if (rows < 0).any():
+        raise InputError(
+            "a shard holds conditions that conditions.parquet does not list",
+            rows=numbers[rows < 0].tolist(),
+            advice="Rematerialize training_corpus.",
+        )
+    return rows
