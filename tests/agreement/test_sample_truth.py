@@ -289,20 +289,20 @@ def test_p_values_among_peers_are_uniform_without_a_signal(world: World) -> None
         assert len(spread) > 2000
         assert independent.sum() > 60
         # up to .025
-        assert distance < 0.07
+        assert distance < 0.04
         assert chance > 1e-4
     # Ties, which other metrics have, make P larger, never smaller.
     for level in (0.05, 0.1, 0.25):
-        share = (p["p"] <= level).groupby(p["metric"]).agg(["mean", "size"])
-        share = share.loc[share["size"] > 200, "mean"]
+        shares = (p["p"] <= level).groupby(p["metric"]).agg(["mean", "size"])
+        share = shares.loc[shares["size"] > 200, "mean"]
         print(world.seed, f"P up to {level}: at most {share.max():.3f} ({share.idxmax()})")
         assert len(share) > 6
         assert share.max() < level + 0.035
     # Peers of one's own dataset share its controls and plates, so that another's must agree even better: P is larger than uniform.
     among_own = pd.concat(own)
     print(world.seed, "among own peers", (among_own <= 0.1).mean().round(3).to_dict(), among_own.mean().round(3).to_dict())
-    assert ((among_own <= 0.1).mean() < 0.1).all()
-    # .69 to .89
+    # .011 to .095, and .694 to .858
+    assert ((among_own <= 0.1).mean() < 0.12).all()
     assert (among_own.mean() > 0.6).all()
     measured = [by_metric(world.scored(dataset), "left_target_peers_p")["spearman_logFC"] for dataset in ACROSS_ASSAYS]
     assert kstest(pd.concat(measured), "uniform").statistic > 0.5
@@ -338,7 +338,7 @@ def test_p_values_of_retrieval_are_uniform_without_a_signal(world: World) -> Non
         assert len(found) > 2000
         assert independent.sum() >= 3 * N_SHUFFLES
         # up to .038
-        assert distance < 0.07
+        assert distance < 0.055
         assert chance > 1e-4
         # up to .012
         assert abs(above) < 0.035
