@@ -216,7 +216,10 @@ class JobClient(SlurmPipesClient):  # type: ignore[misc]  # dagster_slurm ships 
                     self._op.log.info(f"{job.words} of run {job.run_id} makes this already; waiting for it")
                     return job
                 close_job(self._home, scheduler, job, state)
-            submitted = [listed for listed in scheduler.jobs(name, self._settings.user) if listed.state not in ENDED]
+            # where the answer to our own submission was lost, the job may have come to its end before the next look
+            asked_before = self._requests_file is not None
+            listed_jobs = scheduler.jobs(name, self._settings.user, ended=asked_before)
+            submitted = [listed for listed in listed_jobs if asked_before or listed.state not in ENDED]
         recorded = {job.job_id for job in known if job.name == name}
         for listed in submitted:
             if listed.job_id not in recorded:

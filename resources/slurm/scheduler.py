@@ -178,15 +178,23 @@ class Scheduler:
                 return first_word(state)
         return GONE
 
-    def jobs(self, prefix: str, user: str) -> list[Listed]:
+    def jobs(self, prefix: str, user: str, *, ended: bool = False) -> list[Listed]:
         """Jobs in the queue whose name begins so; some may have ended a moment ago.
+
+        Parameters
+        ----------
+        prefix, user
+            Beginning of the name, and whose jobs.
+        ended
+            Whether to list those, too, that the controller remembers although they have ended.
 
         Raises
         ------
         Unreachable
             If the login node or the controller does not answer.
         """
-        said = self._controller(f"squeue --noheader --user={shlex.quote(user)} --format='%A|%T|%j|%Z'")
+        states = "--states=all " if ended else ""
+        said = self._controller(f"squeue --noheader {states}--user={shlex.quote(user)} --format='%A|%T|%j|%Z'")
         rows = [line.strip().split("|", 3) for line in said.splitlines()]
         return [
             Listed(int(row[0]), first_word(row[1]), row[2], row[3])

@@ -152,7 +152,7 @@ def squeue(arguments):
         found = [job for job in found if str(job["id"]) == asked["jobs"]]
         if not found or (faults().get("forgets") and found[0]["state"] in ENDED):
             fail("slurm_load_jobs error: Invalid job id specified")
-    else:
+    elif asked.get("states") != "all":
         found = [job for job in found if job["state"] not in ENDED]
     for job in found:
         line = asked["format"]
