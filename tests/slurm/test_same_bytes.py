@@ -87,7 +87,7 @@ def test_the_cluster_makes_the_same_bytes(cluster_home: Home, demo_home: Home):
 )
 def test_the_demo_runs_on_the_cluster_and_leaves_one_that_was_up(slurm_cluster: Cluster, home_in: Callable[[Path], Home], tmp_path: Path):
     home = home_in(tmp_path)
-    home.use("vcpi_0001")
+    home.use("l1000_phase1", "vcpi_0001")  # a model needs compounds that two datasets have
     (home.path / SETTINGS).write_text((home.path / SETTINGS).read_text().replace("native/", "sample/"))
     done = subprocess.run(
         [CHECKOUT / "script" / "demo", "--slurm"],
