@@ -15,6 +15,8 @@ from perturbridge_dagster.agreement.comparing import Scores, Signatures, compare
 from perturbridge_dagster.agreement.metrics import METRICS
 from perturbridge_dagster.contract import METRIC_NAMES
 
+pytestmark = pytest.mark.slow
+
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     return spearmanr(x, y).statistic if len(np.unique(x)) > 1 and len(np.unique(y)) > 1 else np.nan

@@ -17,6 +17,8 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.written import to_arrow
 from tests.agreement.effects_in_memory import EffectsInMemory, make_effects, random_compendium
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("n", "pairs"), [(0, []), (1, []), (2, [(0, 1)]), (3, [(0, 1), (1, 2), (2, 0)]), (4, [(0, 1), (1, 2), (2, 3), (3, 0)])]

@@ -19,6 +19,8 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.written import to_arrow
 from tests.agreement.effects_in_memory import EffectsInMemory, make_effects, random_compendium
 
+pytestmark = pytest.mark.slow
+
 STRICT = {"representation": "logFC", "similarity": "euclidean", "positives": "matched_condition"}
 
 

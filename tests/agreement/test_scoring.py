@@ -21,6 +21,8 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.written import Stamp, to_arrow
 from tests.agreement.effects_in_memory import EffectsInMemory, make_effects, random_compendium
 
+pytestmark = pytest.mark.slow
+
 SIDES = ("left", "right")
 
 

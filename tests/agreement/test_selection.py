@@ -22,6 +22,8 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.registry import datasets
 from tests.agreement.effects_in_memory import make_effects
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = ["left_dataset", "right_dataset", "pubchem_cid", "cell_type"]
 PHASES = ("l1000_phase1", "l1000_phase2")
 

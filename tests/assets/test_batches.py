@@ -22,6 +22,8 @@ from perturbridge_dagster.payloads.needs import GIB, Needs
 from perturbridge_dagster.payloads.requests import Outcome, Request, failure_of, record_failure, verified
 from resources.store import Store
 
+pytestmark = pytest.mark.slow
+
 CONTEXTS = ("CVCL_0004", "CVCL_0006", "CVCL_0023", "CVCL_0031", "CVCL_0035")
 """Cell contexts of the sample's L1000 Phase I."""
 

@@ -26,6 +26,8 @@ from perturbridge_dagster.quality import agreement as checks
 from perturbridge_dagster.written import Stamp, write_parquet
 from tests.agreement.scored import completed, random_replicate_scores, random_scores
 
+pytestmark = pytest.mark.slow
+
 OUT_OF_CONTRACT = "every value of {} is what the contract says of its field"
 MISSING = "an interval is missing only where it says that none can be estimated"
 

@@ -19,6 +19,8 @@ from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus
 from perturbridge_dagster.representation.splits import SPLIT_RULES, SPLITS, violations
 from perturbridge_dagster.written import Stamp, read_parquet, read_stamp, write_parquet
 
+pytestmark = pytest.mark.slow
+
 KEY = ["dataset", "context", "perturbation", "log_dose", "time", "readout"]
 
 

@@ -23,6 +23,8 @@ from perturbridge_dagster.sources.native import NATIVE_OBS, Expression, NativeSa
 from perturbridge_dagster.sources.spilled import spilling_to
 from perturbridge_dagster.written import Stamp, content_checksum, read_parquet, to_arrow, write_parquet
 
+pytestmark = pytest.mark.slow
+
 GENES = ["ENSG00000000457", "ENSG00000000003.14", "ENSG00000000003"]
 
 

@@ -21,6 +21,8 @@ from perturbridge_dagster.registry.own_screens import read_description
 from perturbridge_dagster.sources import add_screen
 from perturbridge_dagster.sources.add_screen import check, summary
 
+pytestmark = pytest.mark.slow
+
 GENES = ["TP53", "GAPDH", "ACTB", "MYC", "EGFR", "ENSG00000141510", "no gene"]
 """TP53 is there by symbol and by Ensembl id: their counts are of one gene."""
 
