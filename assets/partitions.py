@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets.planning import COMPENDIUM, CORPORA, EFFECTS_STAGES, MODELS
+from assets.planning import COMPENDIUM, CORPORA, EFFECTS_STAGES
 from perturbridge_dagster.registry import dataset_pairs, pair_key
+from perturbridge_dagster.stages import MODELS
 from resources.store import Key, Store
 
 DATASET = dg.DynamicPartitionsDefinition(name="dataset")

@@ -18,7 +18,7 @@ from perturbridge_dagster.errors import InputError, PerturbridgeError, Unaccepte
 from perturbridge_dagster.payloads.requests import Input, Request, failure_of
 from perturbridge_dagster.registry import compendium_datasets, corpus_datasets, dataset_pairs, pair_key, split_pair_key
 from perturbridge_dagster.registry import dataset as registered
-from perturbridge_dagster.stages import STAGES
+from perturbridge_dagster.stages import MODELS, STAGES
 from perturbridge_dagster.written import read_parquet
 from resources.store import SETTINGS, Key, Output, Store
 
@@ -34,7 +34,6 @@ State = Literal["current", "missing", "stale", "failed", "unaccepted", "waiting"
 CORPORA = ("all",)
 COMPENDIUM = ("all",)
 """Key of the one output of a stage without partitions."""
-MODELS = ("scalar_lpm", "multi_output_lpm")
 EFFECTS_STAGES = {"grouped": "condition_effects", "separate": "replicate_effects"}
 COMPENDIUM_INPUTS = {"matched": "matched_conditions", "scores": "cross_dataset_agreement", "replicates": "replicate_agreement"}
 """Kind of input of the agreement of the compendium → the stage it comes from, one for each of its keys."""

@@ -489,6 +489,8 @@ EFFECTS_PROFILE = Table(
     ),
 )
 
+_DATASET_PAIR = (Field("left_dataset", "string", "Left dataset."), Field("right_dataset", "string", "Right dataset."))
+
 MATCHED_CONDITIONS = Table(
     "matched_conditions",
     "One pair of conditions of two datasets with the same compound, cell context and time, nearest to each other in dose.",
@@ -501,8 +503,7 @@ MATCHED_CONDITIONS = Table(
         Field("left_row", "int64", "Position in the left conditions.", minimum=0),
         Field("right_row", "int64", "Position in the right conditions.", minimum=0),
         Field("log10_dose_gap", "float64", "Absolute difference of log10 doses.", minimum=0),
-        Field("left_dataset", "string", "Left dataset."),
-        Field("right_dataset", "string", "Right dataset."),
+        *_DATASET_PAIR,
         Field("left_stratum", "string", "Stratum of the left contrast."),
         Field("right_stratum", "string", "Stratum of the right contrast."),
         Field("left_contrast", "int32", "Left contrast in its stratum."),
@@ -702,8 +703,7 @@ MATCHED_STRATA = Table(
     "matched_strata",
     "One cell context and time in which two datasets share conditions.",
     (
-        Field("left_dataset", "string", "Left dataset."),
-        Field("right_dataset", "string", "Right dataset."),
+        *_DATASET_PAIR,
         Field("cell_type", "string", "Cell-context id."),
         Field("pert_time_h", "float64", "Time.", unit="h", minimum=0),
         Field("n_compounds", "int64", "Distinct compounds matched.", minimum=1),
@@ -790,8 +790,7 @@ AGREEMENT_UNITS = Table(
     "agreement_units",
     "One compound, cell context and time of two datasets by one metric and gene universe: means over matched doses.",
     (
-        Field("left_dataset", "string", "Left dataset."),
-        Field("right_dataset", "string", "Right dataset."),
+        *_DATASET_PAIR,
         *_UNIT_MATCHED_BY,
         Field("n_conditions", "int64", "Matched pairs of conditions.", minimum=1),
         *_means(BASELINES[1:], "matched doses"),
@@ -1073,8 +1072,7 @@ AGREEMENT_VARIANT_REPORT = Table(
     "What a named option kept and dropped of one cell context and time of two datasets.",
     (
         _VARIANT,
-        Field("left_dataset", "string", "Left dataset."),
-        Field("right_dataset", "string", "Right dataset."),
+        *_DATASET_PAIR,
         Field("cell_type", "string", "Cell-context id."),
         Field("pert_time_h", "float64", "Time.", unit="h", minimum=0),
         Field("n_compounds", "int64", "Distinct compounds matched.", minimum=1),
@@ -1106,8 +1104,7 @@ AGREEMENT_SURVIVING = Table(
     "agreement_surviving",
     "How many scores of two datasets are left where each has to count a minimum of genes.",
     (
-        Field("left_dataset", "string", "Left dataset."),
-        Field("right_dataset", "string", "Right dataset."),
+        *_DATASET_PAIR,
         _GENE_UNIVERSE,
         _METRIC,
         Field("minimum_genes", "int64", "Fewest genes that a score counts.", unit="genes", minimum=0),
@@ -1129,8 +1126,7 @@ AGREEMENT_TABLE = Table(
     "One row of a table of the paper, as it counts and averages: Tables 4 to 6 and 9, one pair of datasets.",
     (
         _VARIANT,
-        Field("left_dataset", "string", "Left dataset."),
-        Field("right_dataset", "string", "Right dataset."),
+        *_DATASET_PAIR,
         Field("metric", "string", "Metric of agreement, or of retrieval."),
         Field("n_first", "int64", "First count of the paper: compounds with an observed score.", minimum=0),
         Field("n_second", "int64", "Second count: compounds with a baseline; queries in Table 9.", minimum=0),

@@ -189,3 +189,6 @@ _STAGES = (
 
 STAGES = {stage.name: stage for stage in _STAGES}
 """Every stage that writes data, by name, in the order of the flow."""
+
+MODELS = ("scalar_lpm", "multi_output_lpm")
+"""Models that compound_embeddings trains; every other predictor of an evaluation is a baseline."""

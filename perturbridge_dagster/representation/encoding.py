@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -258,6 +259,11 @@ class EncodedSplit:
     def __len__(self) -> int:
         return int(self.first[-1])
 
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        """Rows before each block, and all rows."""
+        return np.cumsum([0, *(len(block.condition) for block in self.blocks)], dtype=np.int64)
+
     def take(self, numbers: NDArray[np.int64]) -> Values:
         """Values by their numbers, in any order.
 
@@ -267,7 +273,7 @@ class EncodedSplit:
             (n,) int64, each below ``len()``.
         """
         row = np.searchsorted(self.first, numbers, side="right") - 1
-        starts = np.cumsum([0, *(len(block.condition) for block in self.blocks)])
+        starts = self._starts
         order = np.argsort(row, kind="stable")
         edges = np.searchsorted(row[order], starts)
         condition, readout = np.empty(len(numbers), np.int64), np.empty(len(numbers), np.int64)
@@ -297,7 +303,7 @@ class EncodedSplit:
         numbers
             (n,) int64 rows of all blocks one after the other, in any order; they come sorted.
         """
-        starts = np.cumsum([0, *(len(block.condition) for block in self.blocks)])
+        starts = self._starts
         ordered = np.sort(numbers)
         edges = np.searchsorted(ordered, starts)
         for number in np.flatnonzero(np.diff(edges)):

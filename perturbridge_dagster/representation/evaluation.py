@@ -17,15 +17,13 @@ import pandas as pd
 
 from perturbridge_dagster.contract import EVALUATION
 from perturbridge_dagster.representation.encoding import EncodedSplit, Values, encode_split
+from perturbridge_dagster.stages import MODELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from perturbridge_dagster.representation.corpus import StoredCorpus
     from perturbridge_dagster.representation.training import TrainedModel
-
-MODEL_NAMES = ("scalar_lpm", "multi_output_lpm")
-"""Names of models among predictors; all others are baselines."""
 
 
 class TrainMean:
@@ -182,7 +180,7 @@ def evaluate(trained: TrainedModel, corpus: StoredCorpus, *, splits: Sequence[st
 
 def model_of(evaluation: pd.DataFrame) -> str:
     """Name of the model among the predictors of a table `evaluation`."""
-    return next(name for name in MODEL_NAMES if (evaluation["predictor"] == name).any())
+    return next(name for name in MODELS if (evaluation["predictor"] == name).any())
 
 
 def beaten_baselines(evaluation: pd.DataFrame, split: str) -> dict[str, bool]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from perturbridge_dagster.figures import to_png
 from perturbridge_dagster.representation.embeddings import embedding_matrix
-from perturbridge_dagster.representation.evaluation import MODEL_NAMES
+from perturbridge_dagster.stages import MODELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -156,7 +156,7 @@ def baseline_bars(evaluation: pd.DataFrame) -> bytes:
         bars = axes.barh(
             rows["predictor"].str.replace("_", " "),
             rows["rmse"],
-            color=[_MODEL_COLOUR if name in MODEL_NAMES else _OTHER_COLOUR for name in rows["predictor"]],
+            color=[_MODEL_COLOUR if name in MODELS else _OTHER_COLOUR for name in rows["predictor"]],
         )
         axes.bar_label(bars, fmt="%.4f", padding=3, fontsize=8)
         axes.set_xlim(0, float(rows["rmse"].max()) * 1.2 or 1)

@@ -6,6 +6,7 @@ Belongs here: network definitions, and running one over encoded values. Does not
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,7 @@ class ConditionTensors:
         )
 
 
-class LPM(nn.Module):
+class LPM(nn.Module, ABC):
     """What both large perturbation models share: how they see a condition.
 
     Embeddings of dataset, context and perturbation (mean over the molecules of a combination), drawn from N(0, 1) unless scaled; linear
@@ -145,10 +146,11 @@ class LPM(nn.Module):
             self.time(((conditions.time - self.offset[1]) / self.scale[1]).unsqueeze(-1)),
         )
 
+    @abstractmethod
     def n_items(self, split: EncodedSplit) -> int:
         """What a batch counts: values or conditions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predictions(self, split: EncodedSplit, conditions: ConditionTensors, numbers: NDArray[np.int64]) -> Iterator[tuple[Values, Tensor]]:
         """Values of some items of a split, and what the model predicts of them.
 
@@ -166,7 +168,6 @@ class LPM(nn.Module):
         tuple
             Values, and their predicted logFC, (n,) float32; together all values of the items.
         """
-        raise NotImplementedError
 
 
 class ScalarLPM(LPM):

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
+from perturbridge_dagster import stages
 from perturbridge_dagster.representation.corpus import StoredCorpus
 from perturbridge_dagster.representation.encoding import Vocabularies, encode_conditions, encode_split
-from perturbridge_dagster.representation.models import ConditionTensors, ModelSettings, MultiOutputLPM, ScalarLPM, predict
+from perturbridge_dagster.representation.models import MODELS, ConditionTensors, ModelSettings, MultiOutputLPM, ScalarLPM, predict
 
 
 def numbered(n: int) -> tuple[str, ...]:
@@ -178,3 +179,7 @@ def test_a_gene_never_trained_is_predicted_as_zero() -> None:
         optimiser.step()
     assert model(tensors, torch.tensor([3])).abs().max() == 0
     assert model(tensors, torch.tensor([0])).abs().max() > 0
+
+
+def test_every_model_of_the_graph_is_there() -> None:
+    assert tuple(MODELS) == stages.MODELS

@@ -259,7 +259,7 @@ tmpfs /shared/scratch tmpfs rw 0 0
 @pytest.mark.parametrize(
     ("path", "type_"),
     [
-        ("/home/jane", "ext4"),
+        ("/elsewhere/x", "ext4"),
         ("/shared/x", "nfs4"),
         ("/sharedness", "ext4"),
         ("/shared/my screens/1", "fuse.sshfs"),

@@ -17,7 +17,7 @@ from resources.slurm.ledger import Job
 
 def request(stratum: str, dataset: str = "sciplex", seed: int = 1) -> Request:
     arguments = {"dataset": dataset, "stratum": stratum, "seed": seed}
-    return Request("condition_effects", arguments, {"samples": Input("/a", "c1")}, "1", "/home/effects")
+    return Request("condition_effects", arguments, {"samples": Input("samples.h5ad", "c1")}, "1", "effects")
 
 
 def job(home: Path, job_id: int = 18, *requests: Request, submitted: str = "2026-11-21T18:00:00+00:00") -> Job:
