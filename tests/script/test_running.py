@@ -52,7 +52,9 @@ def cluster_machine(ready_machine: Machine) -> Machine:
     """A machine with a stand-in for script/slurm-cluster, and a home with settings."""
     write_script(ready_machine.checkout / "script" / "slurm-cluster", SLURM_CLUSTER)
     write_script(
-        ready_machine.bin / "sacct", 'echo "sacct of $SLURM_CONF" >>"$MACHINE/log"; printf "COMPLETED\\nCANCELLED by 0\\nCOMPLETED\\n"'
+        ready_machine.bin / "sacct",
+        'echo "sacct of $SLURM_CONF" >>"$MACHINE/log"; '
+        'printf "perturbridge-%s\\n" "a|COMPLETED" "b|CANCELLED by 0" "c|COMPLETED"; echo "doctor|COMPLETED"',
     )
     ready_machine.add_tools("cut", "date", "sort", "uniq")
     (ready_machine.folder / "home").mkdir()
