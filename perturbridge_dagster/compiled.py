@@ -65,3 +65,12 @@ def on_all_cores(function: Callable[[Item], object], items: Iterable[Item]) -> N
     with ThreadPoolExecutor(n_cores()) as pool:
         for _ in pool.map(function, items):
             pass
+
+
+@compiled
+def _nothing() -> None:
+    pass
+
+
+# numba sets itself up in the first call, a third of a second in which it holds Python's lock and all threads wait
+_nothing()

@@ -23,7 +23,7 @@ from scipy import sparse
 from perturbridge_dagster.compiled import n_cores, on_all_cores
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.sources.native import Reconciliation
-from perturbridge_dagster.sources.stored import Compressed, StoredMatrix, are_counts, as_counts
+from perturbridge_dagster.sources.stored import Compressed, Scratch, StoredMatrix, are_counts, as_counts
 from perturbridge_dagster.sources.sums import MALAT1 as MALAT1_GENE
 from perturbridge_dagster.sources.sums import MITOCHONDRIAL as MITOCHONDRIAL_GENE
 from perturbridge_dagster.sources.sums import SampleSums, examine, plain, totals
@@ -302,15 +302,14 @@ def _sum(
     n_genes, sums = np.zeros(len(sample), np.int64), np.zeros((len(sample), 3), np.int64)
     if matrix.by_column:
         return _sum_columns(matrix, sample, n_samples, kind, passes, names)
-    total = SampleSums(n_samples, len(names.genes))
+    total, scratch = SampleSums(n_samples, len(names.genes)), Scratch()
 
     def add(bounds: tuple[int, int]) -> None:
         rows = slice(*bounds)
-        read = matrix.read(*bounds)
-        block = plain(read, len(names.genes))
+        read = matrix.read(*bounds, scratch)
+        block = plain(read, len(names.genes), scratch)
         if block is None:
             _refuse(read, rows, names)
-        del read
         if passes is None:
             total.add(block, sample[rows], totals(block))
             return

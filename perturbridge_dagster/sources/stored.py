@@ -11,6 +11,7 @@ core, and on all cores at once. Any other storage is read by HDF5.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -65,6 +66,26 @@ def member(opened: h5py.File, name: str, dataset: str) -> Any:
     return opened[name]
 
 
+class Scratch(threading.local):
+    """Arrays that a thread uses again for every block, since the system clears each new one, which takes as long as reading it."""
+
+    def array(self, name: str, length: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array of any values, which holds until this thread asks for one of the same name.
+
+        Parameters
+        ----------
+        name
+            What it holds.
+        length, dtype
+            Its shape and type.
+        """
+        n_bytes = length * dtype.itemsize
+        held: NDArray[np.uint8] | None = self.__dict__.get(name)
+        if held is None or len(held) < n_bytes:
+            held = self.__dict__[name] = np.empty(n_bytes, np.uint8)
+        return held[:n_bytes].view(dtype)
+
+
 class StoredValues:
     """A one-dimensional dataset, read a range at a time; several threads may read at once.
 
@@ -75,7 +96,7 @@ class StoredValues:
     """
 
     def __init__(self, stored: h5py.Dataset) -> None:
-        self._stored, self._dtype = stored, stored.dtype
+        self._stored, self._name, self._dtype = stored, stored.name, stored.dtype
         # h5py asks the file each time
         self._length = stored.chunks[0] if stored.chunks else 0
         properties = stored.id.get_create_plist()
@@ -92,18 +113,19 @@ class StoredValues:
             # all at once: HDF5 goes through them from the first to find one
             stored.id.chunk_iter(lambda chunk: self._where.__setitem__(chunk.chunk_offset[0], chunk))
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Values from `start` to before `stop`.
+    def read(self, start: int, stop: int, scratch: Scratch | None = None) -> NDArray[Any]:
+        """Values from `start` to before `stop`; in `scratch`, if there is one, until this thread reads from this dataset again.
 
         Raises
         ------
         OSError
             If the file is damaged.
         """
+        values = scratch.array(self._name, stop - start, self._dtype) if scratch else np.empty(stop - start, self._dtype)
         if not self._where:
-            values: NDArray[Any] = self._stored[start:stop]
+            if stop > start:
+                self._stored.read_direct(values, np.s_[start:stop])
             return values
-        values = np.empty(stop - start, self._dtype)
         length = self._length
         for first in range(start // length * length, stop, length):
             within = slice(max(start - first, 0), stop - first)
@@ -124,11 +146,11 @@ class StoredValues:
                 try:
                     raw = deflate.zlib_decompress(raw, n_bytes)
                 except deflate.DeflateError as error:
-                    raise OSError(f"the chunk of {self._stored.name} at {first:,} cannot be decompressed: {error}") from error
+                    raise OSError(f"the chunk of {self._name} at {first:,} cannot be decompressed: {error}") from error
             else:
                 raw = np.frombuffer(raw, np.uint8).reshape(self._dtype.itemsize, -1).T.tobytes()
         if len(raw) != n_bytes:
-            raise OSError(f"the chunk of {self._stored.name} at {first:,} has {len(raw):,} bytes instead of {n_bytes:,}")
+            raise OSError(f"the chunk of {self._name} at {first:,} has {len(raw):,} bytes instead of {n_bytes:,}")
         return np.frombuffer(raw, self._dtype)
 
 
@@ -191,14 +213,18 @@ class StoredMatrix:
             edges.append(min(max(fitting, start + 1), start + max_rows, n_rows))
         return list(pairwise(edges))
 
-    def read(self, start: int, stop: int) -> Compressed:
-        """Rows from `start` to before `stop`; columns where the matrix is stored by column. Values have the stored type."""
+    def read(self, start: int, stop: int, scratch: Scratch | None = None) -> Compressed:
+        """Rows from `start` to before `stop`; columns where the matrix is stored by column. Values have the stored type.
+
+        In `scratch`, if there is one, they hold until this thread reads again.
+        """
         if isinstance(self._stored, h5py.Dataset):
             dense = self._stored[start:stop]
             rows, columns = np.nonzero(dense)
             return np.searchsorted(rows, np.arange(stop - start + 1)), columns, dense[rows, columns]
         first, last = int(self._pointer[start]), int(self._pointer[stop])
-        return self._pointer[start : stop + 1] - first, self._indices.read(first, last), self._values.read(first, last)
+        pointer = self._pointer[start : stop + 1] - first
+        return pointer, self._indices.read(first, last, scratch), self._values.read(first, last, scratch)
 
 
 def row_blocks(

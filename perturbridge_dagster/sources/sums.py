@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from perturbridge_dagster.compiled import compiled, on_all_cores
-from perturbridge_dagster.sources.stored import LARGEST_COUNT, Compressed
+from perturbridge_dagster.sources.stored import LARGEST_COUNT, Compressed, Scratch
 
 MITOCHONDRIAL, MALAT1 = 1, 2
 """Kinds of genes that filters look at; bits of one number a gene."""
@@ -64,7 +64,7 @@ def _all_below(genes: NDArray[Any], n_genes: int) -> bool:
     return wrong == 0
 
 
-def plain(block: Compressed, n_genes: int) -> Compressed | None:
+def plain(block: Compressed, n_genes: int, scratch: Scratch) -> Compressed | None:
     """A block in one of the few types for which loops are compiled.
 
     Parameters
@@ -73,6 +73,8 @@ def plain(block: Compressed, n_genes: int) -> Compressed | None:
         Cells × genes, as stored.
     n_genes
         Columns of the matrix.
+    scratch
+        Where counts are written; they hold until this thread calls again.
 
     Returns
     -------
@@ -89,7 +91,7 @@ def plain(block: Compressed, n_genes: int) -> Compressed | None:
     if not _all_below(genes, n_genes):
         return None
     for dtype in (np.int32, np.int64):
-        counts = np.empty(len(values), dtype)
+        counts = scratch.array("counts", len(values), np.dtype(dtype))
         if _convert(values, min(LARGEST_COUNT, int(np.iinfo(dtype).max)), counts):
             return pointer, genes, counts
     return None
