@@ -1,6 +1,6 @@
 """The data dictionary: every table of the contract as Markdown. ``python -m perturbridge_dagster.data_dictionary`` prints it.
 
-Belongs here: wording of the dictionary. Does not belong here: meanings of fields (``contract.py``).
+Belongs here: wording of the dictionary. Does not belong here: meanings of fields (``contract/``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from perturbridge_dagster.contract import CONTRACT_VERSION, TABLES, Field
 HEADER = f"""\
 # Data dictionary
 
-Contract version {CONTRACT_VERSION}. Made from `perturbridge_dagster/contract.py` by
+Contract version {CONTRACT_VERSION}. Made from `perturbridge_dagster/contract/` by
 `python -m perturbridge_dagster.data_dictionary > docs/data-dictionary.md`; do not edit by hand.
 
 Every file carries a stamp: contract version, data version, stage and its code version, source datasets, licence class, and the

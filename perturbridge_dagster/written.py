@@ -1,7 +1,7 @@
 """Written files: the stamp that says what a file is, and writing it whole or not at all.
 
 Belongs here: the stamp, atomic writes, the Parquet and h5ad readers and writers every stage uses, canonical checksums. Does not
-belong here: what a table means (``contract.py``) or where it lies (``resources/store.py``).
+belong here: what a table means (``contract/``) or where it lies (``resources/store.py``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A row group of ``effects.parquet`` is one tile, so that a reader of one signature, of one gene everywhere, or of a block reads little
 more than it asks for, and gets dense blocks. Belongs here: writing and reading the folder of one stratum. Does not belong here:
-what the numbers mean (``table.py``, ``contract.py``).
+what the numbers mean (``table.py``, ``contract/``).
 """
 
 from __future__ import annotations
