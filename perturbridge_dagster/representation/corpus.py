@@ -1,12 +1,14 @@
 """The training corpus: the effects of many strata as values of train, val and test.
 
-Belongs here: which effects enter a corpus, its files, and opening it again. Does not belong here: who is held out (``splits/``), the files
-of values (``shards.py``), integers (``encoding.py``) or models.
+Belongs here: its files, and opening it again. Does not belong here: which datasets (``corpora.py``) and contrasts (``contrasts.py``) enter
+it, who is held out (``splits/``), the files of values (``shards.py``), integers (``encoding.py``) or models.
 
 A corpus folder holds::
 
-    corpus.json          counts, what was left out and why; written last, so a folder without it is unfinished
-    conditions.parquet   one row a condition, with its split
+    corpus.json          its definition, counts, what was left out and why, and what each split came to; written last, so that a folder
+                         without it is unfinished
+    conditions.parquet   one row a condition, with its split by every rule that suits the corpus
+    compounds.parquet    one row a compound: name, structure, scaffold, mechanism
     readouts.parquet     one row a gene, with its number of values in each split
     shards.parquet       one row a shard
     shards/<dataset>/<context>/<split>_000000.arrow   values, one row a condition (``shards.py``)
@@ -16,72 +18,51 @@ A corpus folder holds::
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from perturbridge_dagster.contract import CORPUS, CORPUS_CONDITIONS, CORPUS_READOUTS, CORPUS_SHARDS
+from perturbridge_dagster.contract import CORPUS, CORPUS_COMPOUNDS, CORPUS_CONDITIONS, CORPUS_READOUTS, CORPUS_SHARDS
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.representation.encoding import CONDITION_KEY, Vocabularies
-from perturbridge_dagster.representation.shards import Block, ShardWriter, long_table, open_shard
-from perturbridge_dagster.representation.splits import (
-    SPLIT_RULES,
-    SPLITS,
-    assign_units,
-    held_out_molecules,
-    overlaps,
-    split_conditions,
-    summarize_units,
-    violations,
-)
+from perturbridge_dagster.representation.compounds import compounds_of, described, no_samples
+from perturbridge_dagster.representation.contrasts import StoredEffects, conditions_of, mean_blocks, usable_contrasts
+from perturbridge_dagster.representation.corpora import CorpusDefinition
+from perturbridge_dagster.representation.encoding import Vocabularies
+from perturbridge_dagster.representation.shards import Block, ShardWriter, long_table, open_shard, read_genes, rows_of
+from perturbridge_dagster.representation.splits import SPLIT_RULES, SPLITS
+from perturbridge_dagster.representation.splits.every import SCALAR, assign, report, split_column
 from perturbridge_dagster.written import Stamp, read_parquet, read_stamp, require_compatible, write_json, write_parquet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAGE = "training_corpus"
-_BLOCK_VALUES = 4_000_000
-_MOLECULE_SPLITS: dict[str, Literal["cid", "parent"]] = {"molecules": "cid", "parents": "parent"}
-_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ()._-]*")
-
-
-class StoredEffects(Protocol):
-    """What the corpus asks of a stratum's stored effects."""
-
-    @property
-    def contrasts(self) -> pd.DataFrame:
-        """The contract's table `contrasts`."""
-
-    @property
-    def genes(self) -> pd.DataFrame:
-        """The contract's table `genes`."""
-
-    @property
-    def stamp(self) -> Stamp:
-        """What the stored file says of itself."""
-
-    def dense(
-        self, layers: Sequence[str], contrasts: NDArray[Any] | None = None, genes: NDArray[Any] | None = None
-    ) -> dict[str, NDArray[np.float32]]:
-        """Float32 blocks (contrasts × genes) of the layers at row positions of both tables, in the order asked; all for None."""
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------------------
 
 
 def write_corpus(
-    strata: Sequence[StoredEffects], folder: Path, stamp: Stamp, *, name: str, split: str = "scalar", seed: int = 13
+    strata: Sequence[StoredEffects],
+    folder: Path,
+    stamp: Stamp,
+    *,
+    name: str,
+    definition: CorpusDefinition | None = None,
+    samples: pd.DataFrame | None = None,
+    seed: int = 13,
 ) -> dict[str, Any]:
-    """Write a training corpus: one row for each finite contrast × gene.
+    """Write a training corpus: one row a condition, split by every rule that suits it.
 
     Left out and counted: contrasts that are not estimable, have no PubChem id, or a dose that is not above 0 (its logarithm is not
     finite); missing values. Contrasts with equal dataset, context, perturbation, dose and time (two perturbagen names of one PubChem
-    id, or two strata of a context) are averaged gene by gene over the values there are, and counted.
+    id, or two strata of a context) are averaged gene by gene over the values there are, and counted. A mean is significant where every
+    contrast it is the mean of has an adjusted P value (within the contrast) below 0.05.
 
     Memory: the tables of contrasts and genes, and about 4 million values at a time; a stratum is never loaded whole.
 
@@ -95,10 +76,13 @@ def write_corpus(
         Stamp of the corpus; datasets, licence and taints of `strata` are added.
     name
         Name of the corpus.
-    split
-        Name of a split of :data:`splits.SPLIT_RULES`.
+    definition
+        What it takes and leaves out; whatever `strata` are of, unless given.
+    samples
+        What harmonized samples say of compounds, cells and assays (:func:`compounds.read_samples`). Without them no structure, assay or
+        model system is known, and the splits that go by these do not suit.
     seed
-        Seed of the split.
+        Seed of the splits.
 
     Returns
     -------
@@ -108,71 +92,61 @@ def write_corpus(
     Raises
     ------
     InputError
-        If nothing is left, the folder is not empty, replicates are fitted alone, a value is infinite, or a time is missing.
+        If nothing is left, the folder is not empty, replicates are fitted alone, a value is infinite, a time is missing, or strata are of
+        a dataset that the corpus leaves out.
     """
     if folder.exists() and any(folder.iterdir()):
         raise InputError("the folder of the corpus is not empty", file=folder, advice="Remove it, or name another.")
     stamp = stamp.derived(STAGE, stamp.stage_code_version, stamp.data_version, *(stored.stamp for stored in strata))
-    contrasts, left_out = _usable_contrasts(strata)
-    conditions = _conditions(contrasts)
-    conditions, report = _split(conditions, split, seed)
+    samples = no_samples() if samples is None else samples
+    contrasts, left_out = usable_contrasts(strata)
+    definition = definition or CorpusDefinition(name, "", tuple(sorted(stamp.source_datasets)), {})
+    if strangers := sorted(set(contrasts["dataset"]) - set(definition.datasets)):
+        raise InputError(f"corpus {name} leaves out {', '.join(strangers)}", expected=f"effects of {', '.join(definition.datasets)}")
+    compounds = compounds_of(contrasts, samples)
+    conditions = described(conditions_of(contrasts), compounds, samples)
+    assignments = {rule: assign(conditions, rule, seed=seed) for rule in SPLIT_RULES}
+    conditions = conditions.assign(**{split_column(rule): assigned.split for rule, assigned in assignments.items()})
 
     readouts = pd.Index(sorted({gene for stored in strata for gene in stored.genes["ensembl_id"]}), name="readout", dtype=object)
-    gene_codes = [readouts.get_indexer(pd.Index(stored.genes["ensembl_id"], dtype=object)) for stored in strata]
-    n_by_readout = {split_name: np.zeros(len(readouts), dtype=np.int64) for split_name in SPLITS}
-    n_by_condition = np.zeros(len(conditions), dtype=np.int64)
-    n_missing = 0
-    shards: list[dict[str, Any]] = []
-    split_of_condition = conditions["split"].to_numpy()
-    for dataset, context in contrasts[["dataset", "context"]].drop_duplicates().sort_values(["dataset", "context"]).to_numpy():
-        part = contrasts[(contrasts["dataset"] == dataset) & (contrasts["context"] == context)]
-        genes = np.unique(np.concatenate([gene_codes[position] for position in part["stratum_position"].unique()]))
-        writer = ShardWriter(folder, dataset, context, readouts[genes], stamp)
-        for codes, mean, missing in _mean_blocks(strata, part, gene_codes, genes):
-            n_missing += missing
-            is_value = np.isfinite(mean)
-            n_by_condition[codes] = is_value.sum(axis=1)
-            for split_name, n_values in n_by_readout.items():
-                chosen = (split_of_condition[codes] == split_name) & is_value.any(axis=1)
-                n_values[genes] += is_value[chosen].sum(axis=0)
-                writer.add(split_name, codes[chosen], mean[chosen].astype(np.float32))
-        writer.close()
-        shards.extend(writer.written)
+    counts = _Counts(conditions, len(readouts))
+    shards = _write_shards(strata, contrasts, conditions, readouts, counts, folder, stamp)
 
-    has_values = n_by_condition > 0
-    conditions = conditions.assign(condition=np.arange(len(conditions)), n_values=n_by_condition)
+    has_values = counts.of_condition > 0
+    conditions = conditions.assign(condition=np.arange(len(conditions)), n_values=counts.of_condition)
     kept = conditions[has_values].reset_index(drop=True)
     if kept.empty:
         raise InputError(
             f"no value is left for corpus {name}", expected="at least one contrast that is estimable and has a PubChem id and a dose"
         )
-    has_readout = np.sum(list(n_by_readout.values()), axis=0) > 0
+    n_conditions = kept["perturbation"].value_counts()
+    compounds = compounds[compounds["perturbation"].isin(n_conditions.index)]
+    compounds = compounds.assign(n_conditions=n_conditions.reindex(compounds["perturbation"]).to_numpy())
     write_parquet(folder / "conditions.parquet", kept, CORPUS_CONDITIONS, stamp)
-    readout_frame = pd.DataFrame({"readout": readouts, **{f"n_{key}": counts for key, counts in n_by_readout.items()}})
-    write_parquet(folder / "readouts.parquet", readout_frame.loc[has_readout], CORPUS_READOUTS, stamp)
+    write_parquet(folder / "compounds.parquet", compounds, CORPUS_COMPOUNDS, stamp)
+    of_readouts = counts.readouts(readouts, [rule for rule, assigned in assignments.items() if assigned.reason is None])
+    write_parquet(folder / "readouts.parquet", of_readouts, CORPUS_READOUTS, stamp)
     write_parquet(folder / "shards.parquet", pd.DataFrame(shards, columns=CORPUS_SHARDS.names), CORPUS_SHARDS, stamp)
 
-    promises = SPLIT_RULES[split].promises
     is_repeated = contrasts.groupby("condition").size() > 1
     summary = {
         "name": name,
-        "split_rule": split,
+        "definition": definition.to_dict(),
+        "split_rule": SCALAR,
         "seed": seed,
-        "split_report": report,
-        "split_promises": list(promises),
-        "split_violations": _records(violations(kept, promises)),
-        "split_overlaps": _records(overlaps(kept, promises)),
+        "splits": {rule: report(kept, assigned) for rule, assigned in assignments.items()},
         "n_strata": len(strata),
         "n_conditions": {key: int((kept["split"] == key).sum()) for key in SPLITS},
-        "n_values": {key: int(counts.sum()) for key, counts in n_by_readout.items()},
+        "n_values": {key: int(of_readouts[f"n_{key}"].sum()) for key in SPLITS},
         "n_datasets": int(kept["dataset"].nunique()),
         "n_contexts": int(kept["context"].nunique()),
         "n_perturbations": int(kept["perturbation"].nunique()),
-        "n_readouts": int(has_readout.sum()),
+        "n_readouts": len(of_readouts),
+        "n_structures": int(compounds["smiles"].notna().sum()),
         "left_out": {
             **left_out,
             "conditions_without_any_value": int((~has_values).sum()),
-            "missing_values": n_missing,
+            "missing_values": counts.missing,
         },
         "averaged": {
             "conditions": int(is_repeated.sum()),
@@ -183,111 +157,59 @@ def write_corpus(
     return summary
 
 
-def _usable_contrasts(strata: Sequence[StoredEffects]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The contrasts that enter a corpus, in the words of the published tables, and how many do not and why."""
-    columns = ["dataset", "cell_type", "perturbagen", "pubchem_cid", "parent_key", "pert_dose_uM", "pert_time_h", "estimable"]
-    frames = []
-    for position, stored in enumerate(strata):
-        contrasts = stored.contrasts
-        if "sample_id" in contrasts and contrasts["sample_id"].notna().any():
-            raise InputError(
-                "each replicate was fitted alone",
-                dataset=str(contrasts["dataset"].iloc[0]),
-                expected="effects of grouped replicates (condition_effects)",
-            )
-        frames.append(contrasts[columns].assign(stratum_position=position, row=np.arange(len(contrasts))))
-    if not frames:
-        raise InputError("no strata were given for the corpus", advice="Materialize condition_effects first.")
-    every = pd.concat(frames, ignore_index=True)
-    for column in ("dataset", "cell_type"):
-        strange = [value for value in every[column].unique() if not _FOLDER_NAME.fullmatch(str(value))]
-        if strange:
-            raise InputError("names cannot be folder names", rows=strange, column=column, expected="letters, digits, space, _ . - ( )")
-    if not np.isfinite(every["pert_time_h"]).all():
-        bad = every[~np.isfinite(every["pert_time_h"])]
-        raise InputError(
-            "times are missing or infinite", dataset=str(bad["dataset"].iloc[0]), rows=list(bad["perturbagen"]), column="pert_time_h"
-        )
+class _Counts:
+    """Values counted while they are written: by condition, and by gene in each split of the scalar rule and in train of every rule."""
 
-    estimable = every["estimable"].to_numpy(dtype=bool)
-    has_cid = every["pubchem_cid"].notna().to_numpy()
-    dose = every["pert_dose_uM"].to_numpy(dtype=np.float64)
-    has_dose = np.isfinite(dose) & (dose > 0)
-    left_out = {
-        "contrasts_not_estimable": int((~estimable).sum()),
-        "contrasts_without_pubchem_cid": int((estimable & ~has_cid).sum()),
-        "contrasts_without_positive_dose": int((estimable & has_cid & ~has_dose).sum()),
-    }
-    used = every[estimable & has_cid & has_dose].rename(columns={"cell_type": "context"})
-    used = used.assign(
-        perturbation=used["pubchem_cid"].astype("Int64").astype(str).astype(object),
-        # the key is what the corpus stores: two doses that float32 cannot tell apart are one condition
-        log_dose=np.log10(used["pert_dose_uM"]).astype(np.float32),
-        time=used["pert_time_h"].astype(np.float32),
-    )
-    grouped = used.groupby(CONDITION_KEY, sort=True)
-    return used.assign(condition=grouped.ngroup()).reset_index(drop=True), left_out
+    def __init__(self, conditions: pd.DataFrame, n_readouts: int) -> None:
+        self.of_condition = np.zeros(len(conditions), dtype=np.int64)
+        self.missing = 0
+        columns = {f"n_{split}": conditions["split"] == split for split in SPLITS}
+        columns |= {f"n_train_{rule}": conditions[split_column(rule)] == "train" for rule in SPLIT_RULES if rule != SCALAR}
+        self._is_of = pd.DataFrame(columns).to_numpy(dtype=np.float32).T
+        self._columns = list(columns)
+        self._totals = np.zeros((n_readouts, len(columns)), dtype=np.int64)
+
+    def add(self, condition: NDArray[np.int64], genes: NDArray[np.int64], is_value: NDArray[np.bool_]) -> None:
+        """Add a block: codes of its conditions and genes, and (conditions, genes) whether there is a value."""
+        self.of_condition[condition] = is_value.sum(axis=1)
+        # sums of fewer than 2²⁴ ones are exact in float32
+        self._totals[genes] += (self._is_of[:, condition] @ is_value.astype(np.float32)).T.astype(np.int64)
+
+    def readouts(self, names: pd.Index, rules: Collection[str]) -> pd.DataFrame:
+        """The table CORPUS_READOUTS of the genes with a value; null for rules that do not suit."""
+        counted = pd.DataFrame(self._totals, columns=self._columns).assign(readout=names)
+        counted = counted[counted[[f"n_{split}" for split in SPLITS]].sum(axis=1) > 0]
+        unsuited = [f"n_train_{rule}" for rule in SPLIT_RULES if rule not in rules and rule != SCALAR]
+        return counted.drop(columns=unsuited).reindex(columns=CORPUS_READOUTS.names)
 
 
-def _conditions(contrasts: pd.DataFrame) -> pd.DataFrame:
-    """One row a condition, in the order of the column `condition` of the contrasts."""
-    grouped = contrasts.sort_values(["perturbagen", "parent_key"]).groupby("condition", sort=True)
-    frame = grouped[[*CONDITION_KEY, "perturbagen", "parent_key"]].first()
-    return frame.assign(n_contrasts=grouped.size()).reset_index(drop=True)
-
-
-def _split(conditions: pd.DataFrame, rule: str, seed: int) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """Conditions with a split, and the report of how it came about: moves, or held-out molecules."""
-    report = pd.DataFrame()
-    if rule == "scalar":
-        report = summarize_units(assign_units(conditions, seed=seed))
-    elif rule in _MOLECULE_SPLITS:
-        report = held_out_molecules(conditions, by=_MOLECULE_SPLITS[rule], seed=seed)
-    return split_conditions(conditions, rule, seed=seed), _records(report)
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _mean_blocks(
-    strata: Sequence[StoredEffects], contrasts: pd.DataFrame, gene_codes: list[NDArray[np.int64]], genes: NDArray[np.int64]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64], int]]:
-    """Mean logFC of the conditions of one dataset × context over `genes`, block by block.
-
-    Conditions come in the order of their first contrast on disk, so each tile of a stratum is read about once.
-
-    Yields
-    ------
-    tuple
-        (conditions,) codes, (conditions × genes) means with NaN where there is no value, and the number of missing contrast × gene
-        values.
-    """
-    contrasts = contrasts.sort_values(["stratum_position", "row"])
-    order = contrasts["condition"].drop_duplicates().to_numpy()
-    size = max(1, _BLOCK_VALUES // max(1, len(genes)))
-    for start in range(0, len(order), size):
-        codes = order[start : start + size]
-        row_of_condition = pd.Index(codes)
-        total = np.zeros((len(codes), len(genes)))
-        count = np.zeros((len(codes), len(genes)), dtype=np.int64)
-        missing = 0
-        in_block = contrasts[contrasts["condition"].isin(codes)]
-        for position in in_block["stratum_position"].unique():
-            wanted = in_block[in_block["stratum_position"] == position]
-            values = strata[position].dense(["logFC"], contrasts=wanted["row"].to_numpy())["logFC"]
-            if np.isinf(values).any():
-                rows = wanted["perturbagen"][np.asarray(np.isinf(values).any(axis=1))]
-                raise InputError(
-                    "logFC is infinite", dataset=str(wanted["dataset"].iloc[0]), rows=list(rows), advice="Rematerialize its effects."
-                )
-            present = ~np.isnan(values)
-            missing += int((~present).sum())
-            cells = np.ix_(row_of_condition.get_indexer(wanted["condition"]), np.searchsorted(genes, gene_codes[position]))
-            # add.at, since a condition may have several contrasts in one stratum
-            np.add.at(total, cells, np.where(present, values, 0.0))
-            np.add.at(count, cells, present)
-        yield codes, np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0), missing
+def _write_shards(
+    strata: Sequence[StoredEffects],
+    contrasts: pd.DataFrame,
+    conditions: pd.DataFrame,
+    readouts: pd.Index,
+    counts: _Counts,
+    folder: Path,
+    stamp: Stamp,
+) -> list[dict[str, Any]]:
+    """Write the values of all conditions, and count them; rows of the table CORPUS_SHARDS."""
+    gene_codes = [readouts.get_indexer(pd.Index(stored.genes["ensembl_id"], dtype=object)) for stored in strata]
+    split_of_condition = conditions["split"].to_numpy()
+    shards: list[dict[str, Any]] = []
+    for dataset, context in contrasts[["dataset", "context"]].drop_duplicates().sort_values(["dataset", "context"]).to_numpy():
+        part = contrasts[(contrasts["dataset"] == dataset) & (contrasts["context"] == context)]
+        genes = np.unique(np.concatenate([gene_codes[position] for position in part["stratum_position"].unique()]))
+        writer = ShardWriter(folder, dataset, context, readouts[genes], stamp)
+        for codes, mean, significant, missing in mean_blocks(strata, part, gene_codes, genes):
+            is_value = np.isfinite(mean)
+            counts.missing += missing
+            counts.add(codes, genes, is_value)
+            for split in SPLITS:
+                chosen = (split_of_condition[codes] == split) & is_value.any(axis=1)
+                writer.add(split, codes[chosen], mean[chosen].astype(np.float32), significant[chosen])
+        writer.close()
+        shards.extend(writer.written)
+    return shards
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------------------
@@ -314,36 +236,154 @@ class StoredCorpus:
     readouts: pd.DataFrame
     shards: pd.DataFrame
 
-    def blocks(self, split: str) -> Iterator[Block]:
-        """The conditions of a split with their values, shard by shard, memory-mapped.
+    @cached_property
+    def compounds(self) -> pd.DataFrame:
+        """Its compounds (:data:`CORPUS_COMPOUNDS`).
 
         Raises
         ------
         InputError
-            If the corpus is of a contract before 1.3, whose shards have one row a value.
+            If the corpus was written before contract 1.3.
         """
-        for shard in self.shards[self.shards["split"] == split].itertuples():
+        file = self.folder / "compounds.parquet"
+        if not file.is_file():
+            raise InputError("this corpus says nothing of its compounds", file=file, advice="Rematerialize training_corpus.")
+        return read_parquet(file, STAGE)
+
+    @property
+    def rules(self) -> list[str]:
+        """Split rules that suit the corpus; the scalar one, by which its shards are cut, is always among them."""
+        return [rule for rule in SPLIT_RULES if self._reason(rule) is None]
+
+    def _reason(self, rule: str) -> str | None:
+        """Why a split rule does not suit the corpus; None where it does."""
+        if rule == self.summary.get("split_rule", SCALAR):
+            return None
+        found = self.summary.get("splits", {}).get(rule)
+        return "the corpus was written before it was computed" if found is None else found["reason"]
+
+    def split_of(self, rule: str = SCALAR) -> pd.Series:
+        """Split of each condition by a rule, with the index of ``conditions``; null where a condition takes no part.
+
+        Raises
+        ------
+        InputError
+            If no rule is called so, or it does not suit the corpus; the message says why.
+        """
+        if rule not in SPLIT_RULES:
+            raise InputError(f"no split is called {rule!r}", expected=", ".join(SPLIT_RULES))
+        if reason := self._reason(rule):
+            raise InputError(f"the split {rule} does not suit this corpus: {reason}", file=self.folder, expected=", ".join(self.rules))
+        return self.conditions["split" if rule == self.summary.get("split_rule", SCALAR) else split_column(rule)]
+
+    def conditions_of(self, split: str, rule: str = SCALAR, datasets: Collection[str] | None = None) -> pd.DataFrame:
+        """Conditions of a split, in corpus order, numbered anew.
+
+        Parameters
+        ----------
+        split
+            train, val or test.
+        rule
+            One of :attr:`rules`. The column ``split`` is that of the rule.
+        datasets
+            Only conditions of these; of all for None.
+
+        Raises
+        ------
+        InputError
+            As :meth:`split_of`, or if a dataset is not in the corpus.
+        """
+        conditions = self._taking_part(rule, datasets)
+        return conditions[conditions["split"] == split].reset_index(drop=True)
+
+    def _taking_part(self, rule: str, datasets: Collection[str] | None) -> pd.DataFrame:
+        """Conditions of some datasets, with the split of a rule as ``split``."""
+        conditions = self.conditions.assign(split=self.split_of(rule))
+        if datasets is None:
+            return conditions
+        if strangers := sorted(set(datasets) - set(self.conditions["dataset"])):
+            raise InputError(
+                f"the corpus has no conditions of {', '.join(strangers)}",
+                file=self.folder,
+                expected=f"some of {', '.join(sorted(self.conditions['dataset'].unique()))}",
+            )
+        return conditions[conditions["dataset"].isin(datasets)]
+
+    def blocks(self, split: str, rule: str = SCALAR, datasets: Collection[str] | None = None) -> Iterator[Block]:
+        """The conditions of a split with their values, shard by shard, memory-mapped: rows are chosen, not copied.
+
+        Parameters
+        ----------
+        split, rule, datasets
+            As for :meth:`conditions_of`.
+
+        Raises
+        ------
+        InputError
+            As :meth:`conditions_of`; if the corpus is of a contract before 1.3, whose shards have one row a value; if a shard holds a
+            condition that the corpus does not list, or not as many values as it is said to.
+        """
+        is_wanted = (self._taking_part(rule, datasets)["split"] == split).reindex(self.conditions.index, fill_value=False).to_numpy()
+        n_values, listed = self.conditions["n_values"].to_numpy(), pd.Index(self.conditions["condition"])
+        shards = self.shards
+        if rule == self.summary.get("split_rule", SCALAR):
+            shards = shards[shards["split"] == split]  # what shards are cut by
+        if datasets is not None:
+            shards = shards[shards["dataset"].isin(datasets)]
+        genes: dict[tuple[str, str], pd.Index] = {}
+        for shard in shards.itertuples():
             if not str(shard.file).endswith(".arrow"):
                 raise InputError(
                     "is a shard of an earlier version, which holds one row a value",
                     file=self.folder / str(shard.file),
                     advice="Rematerialize training_corpus.",
                 )
-            yield open_shard(self.folder, str(shard.file), str(shard.dataset), str(shard.context), STAGE)
+            place = (str(shard.dataset), str(shard.context))
+            if place not in genes:
+                genes = {place: read_genes(self.folder, str(shard.file), STAGE)}  # shards of a place come together
+            block = open_shard(self.folder, str(shard.file), *place, genes[place], STAGE)
+            rows = rows_of(block.condition, listed)
+            if n_values[rows].sum() != shard.n_values:
+                raise InputError(
+                    f"the conditions of a shard have {n_values[rows].sum():,} values",
+                    file=self.folder / str(shard.file),
+                    expected=f"{shard.n_values:,}, as listed",
+                    advice="Rematerialize training_corpus.",
+                )
+            chosen = is_wanted[rows]
+            if chosen.any():
+                yield block.selected(chosen)
 
-    def iterate_shards(self, split: str) -> Iterator[pd.DataFrame]:
-        """The values of a split shard by shard, as frames of the contract's table `corpus`; text columns are categorical."""
-        for shard in self.shards[self.shards["split"] == split].itertuples():
-            path = self.folder / str(shard.file)
-            if path.suffix == ".arrow":
-                yield long_table(open_shard(self.folder, str(shard.file), str(shard.dataset), str(shard.context), STAGE), self.conditions)
-            else:
-                yield _long_shard(path)
+    def iterate_shards(self, split: str, rule: str = SCALAR, datasets: Collection[str] | None = None) -> Iterator[pd.DataFrame]:
+        """The values of a split shard by shard, as frames of the contract's table `corpus`; text columns are categorical.
 
-    def vocabularies(self, *, unknown: bool = False) -> Vocabularies:
-        """The symbols of train conditions and of genes with train values, sorted; see :class:`encoding.Vocabularies`."""
-        train = self.conditions[self.conditions["split"] == "train"]
-        return Vocabularies.of(train, list(self.readouts.loc[self.readouts["n_train"] > 0, "readout"]), unknown=unknown)
+        Parameters
+        ----------
+        split, rule, datasets
+            As for :meth:`conditions_of`.
+        """
+        is_long = ~self.shards["file"].str.endswith(".arrow")
+        if is_long.all() and rule == self.summary.get("split_rule", SCALAR) and datasets is None:
+            for file in self.shards.loc[self.shards["split"] == split, "file"]:
+                yield _long_shard(self.folder / file)
+            return
+        conditions = self.conditions_of(split, rule, datasets)
+        for block in self.blocks(split, rule, datasets):
+            yield long_table(block, conditions)
+
+    def vocabularies(self, rule: str = SCALAR, *, unknown: bool = False) -> Vocabularies:
+        """The symbols of train conditions and of genes with train values, sorted; see :class:`encoding.Vocabularies`.
+
+        Parameters
+        ----------
+        rule
+            Split rule whose train conditions are meant.
+        unknown
+            Whether other symbols get a token of their own.
+        """
+        train = self.conditions_of("train", rule)
+        n_train = self.readouts["n_train" if rule == self.summary.get("split_rule", SCALAR) else f"n_train_{rule}"]
+        return Vocabularies.of(train, list(self.readouts.loc[n_train > 0, "readout"]), unknown=unknown)
 
 
 def _long_shard(path: Path) -> pd.DataFrame:

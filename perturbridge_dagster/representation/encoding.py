@@ -8,8 +8,8 @@ Vocabularies hold the symbols of train conditions alone, so nothing of val or te
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.representation.shards import rows_of
+from perturbridge_dagster.representation.shards import rows_of, unpacked
 from perturbridge_dagster.representation.splits import CONTROL
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class Values:
 
 @dataclass(frozen=True)
 class EncodedBlock:
-    """The conditions of one shard, encoded.
+    """Some conditions of one shard, encoded.
 
     Attributes
     ----------
@@ -224,19 +224,37 @@ class EncodedBlock:
     readout
         (genes,) int64: codes of the genes.
     log_fc
-        (n, genes) float32, memory-mapped, NaN where there is no value.
+        (rows of the shard, genes) float32, memory-mapped, NaN where there is no value.
+    row
+        (n,) int64: the row of `log_fc` of each condition.
+    significance
+        (rows of the shard, bytes) uint8, memory-mapped: bits of :func:`shards.unpacked`; None in files that have none.
     """
 
     condition: NDArray[np.int64]
     readout: NDArray[np.int64]
     log_fc: NDArray[np.float32]
+    row: NDArray[np.int64]
+    significance: NDArray[np.uint8] | None = None
+
+    def values(self) -> NDArray[np.float32]:
+        """(n, genes) float32 logFC, copied, NaN where there is no value."""
+        return self.log_fc[self.row]
+
+    def significant(self) -> NDArray[np.bool_] | None:
+        """(n, genes) whether each value is significant in every contrast it is the mean of; None in files that do not say."""
+        return unpacked(self.significance, self.row, len(self.readout))
+
+    def __getitem__(self, members: NDArray[np.int64]) -> EncodedBlock:
+        """Some of its conditions, by position; values are not copied."""
+        return replace(self, condition=self.condition[members], row=self.row[members])
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
     """One split of a corpus as a model takes it: a view of its shards, which stay on disk.
 
-    It is seen in two ways. By condition: ``blocks`` with one row a condition, NaN where there is no value. By value: :meth:`take` gives
+    It is seen in two ways. By condition: ``blocks``, whose rows are conditions, NaN where there is no value. By value: :meth:`take` gives
     values by their number, counted condition by condition without the missing ones; there are ``len()`` of them.
 
     Attributes
@@ -246,7 +264,7 @@ class EncodedSplit:
     encoded
         The same, encoded.
     blocks
-        Its shards.
+        Its conditions, those of a shard together.
     first
         (all rows of all blocks + 1,) int64: number of the first value of each row.
     """
@@ -285,30 +303,23 @@ class EncodedSplit:
             self._skip_missing(block, starts[number], of_row, column)
             condition[members] = block.condition[of_row]
             readout[members] = block.readout[column]
-            value[members] = block.log_fc[of_row, column]
+            value[members] = block.log_fc[block.row[of_row], column]
         return Values(condition, readout, value)
 
     def _skip_missing(self, block: EncodedBlock, start: int, row: NDArray[np.int64], column: NDArray[np.int64]) -> None:
         """Turn positions among the values of a row into its columns; `row` is sorted."""
         rows, at = np.unique(row, return_index=True)
-        for place in np.flatnonzero(np.diff(self.first)[start + rows] < len(block.readout)):
+        n_values = self.first[start + rows + 1] - self.first[start + rows]
+        for place in np.flatnonzero(n_values < len(block.readout)):
             members = slice(at[place], at[place + 1] if place + 1 < len(rows) else None)
-            column[members] = np.flatnonzero(np.isfinite(block.log_fc[rows[place]]))[column[members]]
-
-    def rows(self, numbers: NDArray[np.int64]) -> Iterator[EncodedBlock]:
-        """Whole conditions, those of one shard at a time.
-
-        Parameters
-        ----------
-        numbers
-            (n,) int64 rows of all blocks one after the other, in any order; they come sorted.
-        """
-        starts = self._starts
-        ordered = np.sort(numbers)
-        edges = np.searchsorted(ordered, starts)
-        for number in np.flatnonzero(np.diff(edges)):
-            block, members = self.blocks[number], ordered[edges[number] : edges[number + 1]] - starts[number]
-            yield EncodedBlock(block.condition[members], block.readout, block.log_fc[members])
+            present = np.flatnonzero(np.isfinite(block.log_fc[block.row[rows[place]]]))
+            if len(present) != n_values[place]:
+                raise InputError(
+                    f"a condition has {len(present):,} values in its shard",
+                    expected=f"{n_values[place]:,}, as conditions.parquet says",
+                    advice="Rematerialize training_corpus.",
+                )
+            column[members] = present[column[members]]
 
     def chunks(self, size: int) -> Iterator[Values]:
         """All values in the order of their numbers, `size` at a time."""
@@ -316,8 +327,10 @@ class EncodedSplit:
             yield self.take(np.arange(start, min(start + size, len(self))))
 
 
-def encode_split(corpus: StoredCorpus, split: str, vocabularies: Vocabularies) -> EncodedSplit:
-    """One split of a corpus as a model takes it; its values stay on disk.
+def encode_split(
+    corpus: StoredCorpus, split: str, vocabularies: Vocabularies, *, rule: str = "scalar", datasets: Collection[str] | None = None
+) -> EncodedSplit:
+    """One split of a corpus as a model takes it; its values stay on disk and are not read.
 
     Parameters
     ----------
@@ -327,29 +340,35 @@ def encode_split(corpus: StoredCorpus, split: str, vocabularies: Vocabularies) -
         train, val or test.
     vocabularies
         What the model knows.
+    rule
+        Split rule, one of ``corpus.rules``.
+    datasets
+        Only conditions of these; of all for None.
 
     Raises
     ------
     InputError
-        If a symbol is unknown and may not be, a number is not finite, a shard holds a condition that the corpus does not list, or not as
-        many values as it is said to.
+        If the rule does not suit the corpus or a dataset is not in it, a symbol is unknown and may not be, a number is not finite, a shard
+        holds a condition that the corpus does not list, or not as many values as it is said to.
     """
-    conditions = corpus.conditions[corpus.conditions["split"] == split].reset_index(drop=True)
+    conditions = corpus.conditions_of(split, rule, datasets)
     encoded = encode_conditions(conditions, vocabularies)
+    n_values, listed = conditions["n_values"].to_numpy(dtype=np.int64), pd.Index(conditions["condition"])
     blocks, counts = [], []
-    for block in corpus.blocks(split):
-        rows = rows_of(block.condition, conditions)
-        blocks.append(EncodedBlock(rows, vocabularies.encode("readout", block.readout), block.log_fc))
-        if np.isinf(block.log_fc).any():
-            raise InputError("shards hold infinite values", file=corpus.folder, advice="Rematerialize training_corpus.")
-        counts.append(np.isfinite(block.log_fc).sum(axis=1))
+    genes: pd.Index | None = None
+    readout = np.empty(0, np.int64)
+    for block in corpus.blocks(split, rule, datasets):
+        rows = rows_of(block.condition, listed)
+        if block.readout is not genes:  # blocks of a dataset and context share them
+            genes, readout = block.readout, vocabularies.encode("readout", block.readout)
+        blocks.append(EncodedBlock(rows, readout, block.log_fc, block.row, block.significance))
+        counts.append(n_values[rows])
     first = np.concatenate([np.zeros(1, np.int64), *counts]).cumsum()
-    listed = corpus.shards.loc[corpus.shards["split"] == split, "n_values"].sum()
-    if first[-1] != listed:
+    if first[-1] != n_values.sum():
         raise InputError(
-            f"the {split} shards hold {first[-1]:,} values",
+            f"the shards hold {first[-1]:,} values of {split}",
             file=corpus.folder,
-            expected=f"{listed:,}, as listed",
+            expected=f"{n_values.sum():,}, as conditions.parquet says",
             advice="Rematerialize training_corpus.",
         )
     return EncodedSplit(conditions, encoded, tuple(blocks), first)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation.corpus import StoredCorpus
 from perturbridge_dagster.representation.encoding import EncodedBlock, EncodedSplit, Vocabularies, encode_conditions, encode_split
-from perturbridge_dagster.representation.splits import SPLITS
+from perturbridge_dagster.representation.splits import SPLIT_RULES, SPLITS
 
 
 def vocabularies(*, unknown: bool = False) -> Vocabularies:
@@ -76,9 +80,59 @@ def test_encoded_values_decode_to_the_shards(additive_corpus: StoredCorpus, spli
     assert (np.array(made.perturbation)[encoded.encoded.perturbation[:, 0]] == encoded.conditions["perturbation"].to_numpy()).all()
 
 
-def test_values_stay_on_disk(additive_corpus: StoredCorpus) -> None:
-    encoded = encode_split(additive_corpus, "train", additive_corpus.vocabularies())
-    assert all(not block.log_fc.flags.owndata and not block.log_fc.flags.writeable for block in encoded.blocks)
+@pytest.mark.parametrize("rule", ["scalar", "molecules", "contexts"])
+def test_values_stay_on_disk(additive_corpus: StoredCorpus, rule: str) -> None:
+    encoded = encode_split(additive_corpus, "train", additive_corpus.vocabularies(rule), rule=rule)
+    parts = [*encoded.blocks, encoded.blocks[0][np.arange(3)]]
+    for array in (array for block in parts for array in (block.log_fc, block.significance)):
+        assert not array.flags.owndata
+        assert not array.flags.writeable
+
+
+@pytest.mark.parametrize("rule", SPLIT_RULES)
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_by_any_rule_has_the_values_of_its_conditions(additive_corpus: StoredCorpus, rule: str, split: str) -> None:
+    everything = encode_split(additive_corpus, "train", additive_corpus.vocabularies(unknown=True)).conditions
+    assert set(everything["split"]) == {"train"}
+    for datasets in (None, ("alpha",), ("beta", "gamma")):
+        made = additive_corpus.vocabularies(rule, unknown=True)
+        encoded = encode_split(additive_corpus, split, made, rule=rule, datasets=datasets)
+        expected = values_by_condition(additive_corpus, rule, split, datasets)
+        assert len(encoded) == sum(np.isfinite(values).sum() for values in expected.values())
+        seen = []
+        for block in encoded.blocks:
+            for row, values in zip(block.condition, block.values(), strict=True):
+                number = int(encoded.conditions["condition"].iloc[row])
+                np.testing.assert_array_equal(values, expected[number])
+                seen.append(number)
+        assert sorted(seen) == sorted(expected)
+        taken = encoded.take(np.arange(len(encoded)))
+        np.testing.assert_array_equal(taken.value, np.concatenate([expected[number] for number in seen] or [np.empty(0, np.float32)]))
+
+
+def values_by_condition(corpus: StoredCorpus, rule: str, split: str, datasets: tuple[str, ...] | None) -> dict[int, np.ndarray]:
+    """Values of each condition of a split, from the files, read whole."""
+    table = pq.read_table(corpus.folder / "conditions.parquet").to_pandas()
+    chosen = table[table["split" if rule == "scalar" else f"split_{rule}"] == split]
+    if datasets:
+        chosen = chosen[chosen["dataset"].isin(datasets)]
+    everything = values_of_files(corpus.folder)
+    return {number: everything[number] for number in chosen["condition"]}
+
+
+@cache
+def values_of_files(folder: Path) -> dict[int, np.ndarray]:
+    """Values of each condition, from the shards."""
+    tables = [pa.ipc.open_file(pa.memory_map(str(file))).read_all() for file in folder.rglob("*.arrow")]
+    return {row["condition"]: np.array(row["values"], np.float32) for table in tables for row in table.to_pylist()}
+
+
+def test_a_block_of_some_of_its_conditions_keeps_their_bits(additive_corpus: StoredCorpus) -> None:
+    encoded = encode_split(additive_corpus, "train", additive_corpus.vocabularies("molecules"), rule="molecules")
+    block = max(encoded.blocks, key=lambda block: len(block.condition))
+    members = np.array([3, 0, 2])
+    np.testing.assert_array_equal(block[members].significant(), block.significant()[members])
+    np.testing.assert_array_equal(block[members].values(), block.values()[members])
 
 
 @given(st.integers(1, 5), st.integers(0, 1000), st.data())
@@ -91,9 +145,10 @@ def test_values_are_taken_by_number_whatever_is_missing(n_blocks: int, seed: int
         n_rows, n_genes = generator.integers(1, 6, 2)
         log_fc = generator.standard_normal((n_rows, n_genes)).astype(np.float32)
         log_fc[generator.random((n_rows, n_genes)) < generator.choice([0, 0.3])] = np.nan
+        order = generator.permutation(n_rows)
         condition, readout = before + generator.permutation(n_rows), generator.permutation(20)[:n_genes]
         before += n_rows
-        blocks.append(EncodedBlock(condition, readout, log_fc))
+        blocks.append(EncodedBlock(condition, readout, log_fc[np.argsort(order)], order))
         first.append(np.isfinite(log_fc).sum(axis=1))
         expected += [(condition[row], readout[column], log_fc[row, column]) for row, column in np.argwhere(np.isfinite(log_fc))]
     split = EncodedSplit(pd.DataFrame(), None, tuple(blocks), np.concatenate(first).cumsum())  # type: ignore[arg-type]

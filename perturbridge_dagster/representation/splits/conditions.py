@@ -35,13 +35,15 @@ def symbols_of(conditions: pd.DataFrame, column: str) -> pd.Series[str]:
     values = conditions[column]
     if pd.api.types.is_float_dtype(values):
         raise InputError("symbols are floating-point numbers", column=column, expected="text or integers, such as '2244'")
-    text = values.astype(object).where(values.notna(), "").astype(str).str.strip()
-    empty = np.flatnonzero((text == "").to_numpy())
+    # hundreds of thousands of conditions have few symbols
+    codes, symbols = pd.factorize(values)
+    text = np.array([str(symbol).strip() for symbol in symbols] + [""], dtype=object)
+    empty = np.flatnonzero((text == "")[codes])
     if len(empty):
         raise InputError(
             f"{len(empty):,} missing symbols", rows=list(conditions.index[empty]), column=column, advice="Drop these rows first."
         )
-    return text
+    return pd.Series(text[codes], index=conditions.index, name=column)
 
 
 def molecules_of(conditions: pd.DataFrame, by: MoleculeKey) -> pd.DataFrame:

@@ -89,14 +89,11 @@ def _keyed(conditions: pd.DataFrame, key: tuple[str, ...]) -> pd.DataFrame:
     else:
         values = {name: scaffolds_of(conditions) if name == "scaffold" else symbols_of(conditions, name) for name in {"dataset", *key}}
         rows = pd.DataFrame({"row": range(len(conditions)), **{name: value.to_numpy() for name, value in values.items()}})
-    return pd.DataFrame(
-        {
-            "row": rows["row"],
-            "dataset": rows["dataset"],
-            "split": conditions["split"].astype(str).to_numpy()[rows["row"]],
-            "value": rows[list(key)].agg(" · ".join, axis=1) if len(key) > 1 else rows[key[0]],
-        }
-    )
+    value = rows[key[0]]
+    for name in key[1:]:
+        value = value + " · " + rows[name]
+    split = conditions["split"].astype(str).to_numpy()[rows["row"]]
+    return pd.DataFrame({"row": rows["row"], "dataset": rows["dataset"], "split": split, "value": value})
 
 
 def _seen(keyed: pd.DataFrame) -> pd.Series:
@@ -156,7 +153,7 @@ def overlaps(conditions: pd.DataFrame, promises: Iterable[str] = ()) -> pd.DataF
     Parameters
     ----------
     conditions
-        As for :func:`violations`; a key whose columns are not there is left out.
+        As for :func:`violations`. A key whose columns are not there is left out, and of any other the conditions where it is not known.
     promises
         Names of the promises that the split makes.
 
@@ -172,7 +169,11 @@ def overlaps(conditions: pd.DataFrame, promises: Iterable[str] = ()) -> pd.DataF
         needed = {"parent": "parent_key", "cid": "perturbation"}
         if promise.apart != _ALL or not {needed.get(name, name) for name in promise.key} <= set(conditions.columns):
             continue
-        keyed = _keyed(conditions, promise.key)
+        direct = [name for name in promise.key if name in conditions.columns and name != "scaffold"]
+        known = conditions[conditions[direct].notna().all(axis=1)] if direct else conditions
+        if known.empty:
+            continue
+        keyed = _keyed(known, promise.key)
         seen = keyed.assign(seen=_seen(keyed)).groupby(["split", "row"])["seen"].any()
         for split in HELD_OUT:
             of_split = seen[seen.index.get_level_values("split") == split]
