@@ -20,6 +20,7 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.payloads.handover import forget_requests, payload_environment, write_requests
 from perturbridge_dagster.payloads.requests import Outcome, Request, execute, failure_of, record_failure, verified
 from perturbridge_dagster.stages import STAGES
+from resources.progress import shown
 from resources.slurm.settings import backend, slurm_settings
 
 
@@ -105,11 +106,12 @@ def _run_locally(context: dg.OpExecutionContext, home: Path, requests: Sequence[
     """Run requests in one subprocess."""
     file = write_requests(home, context.run_id, requests)
     try:
-        dg.PipesSubprocessClient().run(
-            context=context,
-            command=[sys.executable, "-m", "perturbridge_dagster.payloads.run", str(file)],
-            env=payload_environment(home),
-        )
+        with shown(context, file):
+            dg.PipesSubprocessClient().run(
+                context=context,
+                command=[sys.executable, "-m", "perturbridge_dagster.payloads.run", str(file)],
+                env=payload_environment(home),
+            )
     except DagsterPipesExecutionError as error:
         context.log.error(f"payload ended early: {error}")
         # requests run in order, so the first one without an outcome is the one it died of; the others were not begun. Without a

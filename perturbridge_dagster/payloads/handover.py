@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perturbridge_dagster.errors import PerturbridgeError
+from perturbridge_dagster.payloads.progress import progress_file
 from perturbridge_dagster.payloads.requests import Request, aside_folder, failure_of, verified
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import write_json
@@ -122,5 +123,5 @@ def forget_requests(file: Path) -> None:
         requests = []
     for request in requests:
         shutil.rmtree(aside_folder(request, payload_tag(file)), ignore_errors=True)
-    file.unlink(missing_ok=True)
-    _begun(file).unlink(missing_ok=True)
+    for left in (file, _begun(file), progress_file(file)):
+        left.unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from dagster_pipes import (
 )
 
 from perturbridge_dagster.payloads.handover import note_begun, payload_tag, read_requests
+from perturbridge_dagster.payloads.progress import ProgressHandler
 from perturbridge_dagster.payloads.requests import execute
 from perturbridge_dagster.payloads.tasks import TASKS
 
@@ -78,6 +79,17 @@ def _logging() -> Iterator[None]:
             log.removeHandler(handler)
 
 
+@contextmanager
+def _progress(requests_file: Path) -> Iterator[None]:
+    """Write what tasks tell of their progress to where it is read."""
+    handler = ProgressHandler(requests_file)
+    handler.listen()
+    try:
+        yield
+    finally:
+        handler.leave()
+
+
 def main(requests_file: Path) -> None:
     """Make the outputs of the requests in a file.
 
@@ -92,7 +104,7 @@ def main(requests_file: Path) -> None:
         If other code was asked for than is here.
     """
     requests = read_requests(requests_file)
-    with _logging():
+    with _logging(), _progress(requests_file):
         for number, request in enumerate(requests, start=1):
             note_begun(requests_file, request)
             outcome = execute(request, TASKS[request.task], payload_tag(requests_file))

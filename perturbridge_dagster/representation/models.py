@@ -8,17 +8,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from perturbridge_dagster.representation.encoding import EncodedConditions, EncodedSplit, Values, Vocabularies
+from perturbridge_dagster.representation.batches import ItemKind, ProfileBatch, Profiles, ValueBatch
+from perturbridge_dagster.representation.encoding import EncodedBlock, EncodedConditions, EncodedSplit, Values, Vocabularies
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+AT_ONCE = 65_536
+"""Values predicted at once: what the hidden layers hold of them stays below 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,9 @@ class LPM(nn.Module, ABC):
         Widths, dropout and start.
     """
 
+    item: ClassVar[ItemKind]
+    """What a batch counts."""
+
     offset: Tensor
     scale: Tensor
     predictor: nn.Sequential
@@ -147,87 +157,25 @@ class LPM(nn.Module, ABC):
         )
 
     @abstractmethod
-    def n_items(self, split: EncodedSplit) -> int:
-        """What a batch counts: values or conditions."""
-
-    @abstractmethod
-    def predictions(self, split: EncodedSplit, conditions: ConditionTensors, numbers: NDArray[np.int64]) -> Iterator[tuple[Values, Tensor]]:
-        """Values of some items of a split, and what the model predicts of them.
-
-        Parameters
-        ----------
-        split
-            Encoded values.
-        conditions
-            All of its conditions, on the model's device.
-        numbers
-            (n,) int64 items, of which there are :meth:`n_items`.
-
-        Yields
-        ------
-        tuple
-            Values, and their predicted logFC, (n,) float32; together all values of the items.
-        """
-
-
-class ScalarLPM(LPM):
-    """The published scalar large perturbation model: one effect from one condition and one gene.
-
-    An embedding of the gene stands beside what all models see of a condition; the hidden layers end in one number.
-    """
-
-    def __init__(self, vocabularies: Vocabularies, settings: ModelSettings | None = None) -> None:
-        super().__init__(vocabularies, settings or ModelSettings())
-        self.readout = self._embedding("readout")
-        self.predictor = self._predictor(6, 1)
-
-    def forward(self, conditions: ConditionTensors, readout: Tensor) -> Tensor:
-        """Predict.
+    def squared_error(self, conditions: ConditionTensors, batch: ValueBatch | ProfileBatch) -> Tensor:
+        """Sum of squared errors over the values of a batch.
 
         Parameters
         ----------
         conditions
-            n conditions.
-        readout
-            (n,) int64 codes of genes.
+            All conditions of the split, on the model's device.
+        batch
+            Of the kind that the model counts.
 
         Returns
         -------
         Tensor
-            (n,) float32 logFC.
+            float32, one number.
         """
-        dataset, context, perturbation, log_dose, time = self.parts(conditions)
-        predicted: Tensor = self.predictor(torch.cat([dataset, context, perturbation, self.readout(readout), log_dose, time], dim=-1))
-        return predicted.squeeze(-1)
 
-    def n_items(self, split: EncodedSplit) -> int:
-        """Values."""
-        return len(split)
-
-    def predictions(self, split: EncodedSplit, conditions: ConditionTensors, numbers: NDArray[np.int64]) -> Iterator[tuple[Values, Tensor]]:
-        """Values by their numbers, all at once."""
-        values = split.take(numbers)
-        device = conditions.dataset.device
-        yield values, self(conditions.rows(to_device(values.condition, device)), to_device(values.readout, device))
-
-
-class MultiOutputLPM(LPM):
-    """The published multi-output large perturbation model: the effects on all genes from one condition.
-
-    There is no embedding of genes; the hidden layers end in one number a gene. Only the numbers of genes that a dataset measures are
-    computed. A gene that was never trained is predicted as 0.
-    """
-
-    def __init__(self, vocabularies: Vocabularies, settings: ModelSettings | None = None) -> None:
-        super().__init__(vocabularies, settings or ModelSettings())
-        self.predictor = self._predictor(5, vocabularies.size("readout"))
-        if vocabularies.unknown:
-            weight, bias = self._last()
-            with torch.no_grad():
-                weight[-1], bias[-1] = 0.0, 0.0
-
-    def forward(self, conditions: ConditionTensors, readout: Tensor) -> Tensor:
-        """Predict.
+    @abstractmethod
+    def profiles(self, conditions: ConditionTensors, readout: Tensor) -> Tensor:
+        """Predict some genes of some conditions.
 
         Parameters
         ----------
@@ -239,11 +187,132 @@ class MultiOutputLPM(LPM):
         Returns
         -------
         Tensor
-            (n, genes) float32 logFC.
+            (n, genes) logFC.
         """
-        hidden = self.predictor[:-1](torch.cat(self.parts(conditions), dim=-1))
+
+
+class ScalarLPM(LPM):
+    """The published scalar large perturbation model: one effect from one condition and one gene.
+
+    An embedding of the gene stands beside what all models see of a condition; the hidden layers end in one number.
+
+    The first hidden layer is linear in its parts, so what it makes of a condition is computed once a condition and added to what it makes
+    of a gene: a third of the multiplications, and the same numbers up to rounding.
+    """
+
+    item = "values"
+
+    def __init__(self, vocabularies: Vocabularies, settings: ModelSettings | None = None) -> None:
+        super().__init__(vocabularies, settings or ModelSettings())
+        self.readout = self._embedding("readout")
+        self.predictor = self._predictor(6, 1)
+
+    def forward(self, conditions: ConditionTensors, readout: Tensor, place: Tensor | None = None) -> Tensor:
+        """Predict.
+
+        Parameters
+        ----------
+        conditions
+            Conditions.
+        readout
+            (n,) int64 codes of genes.
+        place
+            (n,) int64: position of each value's condition; without it there are n conditions.
+
+        Returns
+        -------
+        Tensor
+            (n,) logFC.
+        """
+        of_condition, of_gene = self._first_layer(conditions, readout)
+        if place is not None:
+            # not by indexing, whose gradient is many times slower where it must be deterministic
+            of_condition = functional.embedding(place, of_condition)
+        predicted: Tensor = self.predictor[1:](of_condition + of_gene)
+        return predicted.squeeze(-1)
+
+    def profiles(self, conditions: ConditionTensors, readout: Tensor) -> Tensor:  # noqa: D102
+        of_condition, of_gene = self._first_layer(conditions, readout)
+        # some conditions at a time: the hidden layers hold hundreds of numbers a value
+        some = torch.split(of_condition.unsqueeze(1), max(1, AT_ONCE // max(1, len(readout))))
+        return torch.cat([self.predictor[1:](part + of_gene) for part in some]).squeeze(-1)
+
+    def squared_error(self, conditions: ConditionTensors, batch: ValueBatch | ProfileBatch) -> Tensor:  # noqa: D102
+        assert isinstance(batch, ValueBatch)
+        device = conditions.dataset.device
+        condition, readout, place = (to_device(codes, device) for codes in (batch.condition, batch.readout, batch.place))
+        predicted = self(conditions.rows(condition), readout, place)
+        error: Tensor = predicted.float() - torch.from_numpy(batch.value).to(device)
+        return error.square().sum()
+
+    def _first_layer(self, conditions: ConditionTensors, readout: Tensor) -> tuple[Tensor, Tensor]:
+        """What the first hidden layer makes of conditions, its bias included, and of genes."""
+        first = self.predictor[0]
+        assert isinstance(first, nn.Linear)
+        # the gene stands fourth of six
+        width = self._settings.width
+        before, of_gene, after = torch.split(first.weight, [3 * width, width, 2 * width], dim=1)
+        weight = torch.cat([before, after], dim=1)
+        return functional.linear(torch.cat(self.parts(conditions), dim=-1), weight, first.bias), functional.linear(
+            self.readout(readout), of_gene
+        )
+
+
+class MultiOutputLPM(LPM):
+    """The published multi-output large perturbation model: the effects on all genes from one condition.
+
+    There is no embedding of genes; the hidden layers end in one number a gene. A gene that was never trained is predicted as 0.
+    """
+
+    item = "conditions"
+
+    def __init__(self, vocabularies: Vocabularies, settings: ModelSettings | None = None) -> None:
+        super().__init__(vocabularies, settings or ModelSettings())
+        self.predictor = self._predictor(5, vocabularies.size("readout"))
+        if vocabularies.unknown:
+            weight, bias = self._last()
+            with torch.no_grad():
+                weight[-1], bias[-1] = 0.0, 0.0
+
+    def forward(self, conditions: ConditionTensors, readout: Tensor) -> Tensor:
+        """Predict; see :meth:`profiles`."""
+        return self._outputs(self._hidden(conditions), readout)
+
+    def profiles(self, conditions: ConditionTensors, readout: Tensor) -> Tensor:  # noqa: D102
+        return self.forward(conditions, readout)
+
+    def squared_error(self, conditions: ConditionTensors, batch: ValueBatch | ProfileBatch) -> Tensor:  # noqa: D102
+        assert isinstance(batch, ProfileBatch)
+        device = conditions.dataset.device
+        if not batch.profiles:
+            return torch.zeros((), device=device)
+        n_readouts = self._vocabularies.size("readout")
+        apart = [_is_cheaper_apart(part, n_readouts) for part in batch.profiles]
+        parts = [part for of in (True, False) for part, is_apart in zip(batch.profiles, apart, strict=True) if is_apart is of]
+        hidden = self._hidden(conditions.rows(to_device(np.concatenate([part.condition for part in parts]), device)))
+        errors, begin = [], 0
+        for part in parts[: sum(apart)]:
+            end = begin + len(part.condition)
+            predicted = self._outputs(hidden[begin:end], to_device(part.readout, device))
+            errors.append(_squared_error(predicted, torch.from_numpy(part.log_fc).to(device)))
+            begin = end
+        if begin < len(hidden):
+            target = torch.full((len(hidden) - begin, n_readouts), torch.nan, device=device)
+            row = 0
+            for part in parts[sum(apart) :]:
+                target[row : row + len(part.condition), to_device(part.readout, device)] = torch.from_numpy(part.log_fc).to(device)
+                row += len(part.condition)
+            errors.append(_squared_error(functional.linear(hidden[begin:], *self._last()), target))
+        return torch.stack(errors).sum()
+
+    def _hidden(self, conditions: ConditionTensors) -> Tensor:
+        hidden: Tensor = self.predictor[:-1](torch.cat(self.parts(conditions), dim=-1))
+        return hidden
+
+    def _outputs(self, hidden: Tensor, readout: Tensor) -> Tensor:
         weight, bias = self._last()
-        return nn.functional.linear(hidden, weight[readout], bias[readout])
+        # not by indexing, whose gradient is many times slower where it must be deterministic
+        return functional.linear(hidden, functional.embedding(readout, weight), functional.embedding(readout, bias.unsqueeze(1)).squeeze(1))
 
     def _last(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the last layer: a row a gene."""
@@ -251,26 +320,44 @@ class MultiOutputLPM(LPM):
         assert isinstance(last, nn.Linear)
         return last.weight, last.bias
 
-    def n_items(self, split: EncodedSplit) -> int:
-        """Conditions."""
-        return len(split.first) - 1
 
-    def predictions(self, split: EncodedSplit, conditions: ConditionTensors, numbers: NDArray[np.int64]) -> Iterator[tuple[Values, Tensor]]:
-        """Whole conditions, those of one shard at a time."""
-        device = conditions.dataset.device
-        for block in split.rows(numbers):
-            row, column = np.nonzero(np.isfinite(block.log_fc))
-            predicted = self(conditions.rows(to_device(block.condition, device)), to_device(block.readout, device))
-            values = Values(block.condition[row], block.readout[column], block.log_fc[row, column])
-            yield values, predicted[to_device(row, device), to_device(column, device)]
+_GATHERED_ROW = 64
+"""Taking a gene's weights out of the last layer, and putting their gradient back, costs about as much as so many multiplications with
+them."""
+
+
+def _is_cheaper_apart(part: Profiles, n_readouts: int) -> bool:
+    """Whether to compute the genes of some conditions alone, rather than all genes with all other conditions."""
+    n_conditions, n_genes = part.log_fc.shape
+    return bool(n_conditions * (n_readouts - n_genes) > _GATHERED_ROW * n_genes)
+
+
+def _squared_error(predicted: Tensor, target: Tensor) -> Tensor:
+    """Sum over the values that are there; others of `target` are NaN."""
+    return torch.where(target.isnan(), 0.0, predicted.float() - target).square().sum()
 
 
 MODELS: dict[str, type[LPM]] = {"scalar_lpm": ScalarLPM, "multi_output_lpm": MultiOutputLPM}
 """Every model, by name."""
 
 
-def predict(model: LPM, split: EncodedSplit, *, chunk: int = 65_536) -> Iterator[tuple[Values, NDArray[np.float32]]]:
-    """Predict every value of a split, chunk by chunk, without dropout.
+# ---- predicting a split ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def evaluating(model: LPM) -> Iterator[torch.device]:
+    """Inside, without dropout or gradients; gives the model's device. The training mode is restored."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield next(model.parameters()).device
+    finally:
+        model.train(was_training)
+
+
+def predict_profiles(model: LPM, split: EncodedSplit, *, at_once: int = AT_ONCE) -> Iterator[tuple[EncodedBlock, NDArray[np.float32]]]:
+    """Predict every gene of every condition of a split, some conditions of one shard at a time, without dropout.
 
     Parameters
     ----------
@@ -278,27 +365,31 @@ def predict(model: LPM, split: EncodedSplit, *, chunk: int = 65_536) -> Iterator
         Used on the device it lies on; its training mode is restored.
     split
         Encoded values.
-    chunk
+    at_once
         Values predicted at once, about.
 
     Yields
     ------
     tuple
-        The values, and their predicted logFC, float32.
+        The conditions, and their predicted logFC, (n, genes) float32, also where there is no value.
     """
-    device = next(model.parameters()).device
-    conditions = ConditionTensors.of(split.encoded, device)
-    n_items = model.n_items(split)
-    size = max(1, chunk * n_items // max(1, len(split)))
-    was_training = model.training
-    model.eval()
-    try:
-        for start in range(0, n_items, size):
-            with torch.no_grad():
-                for values, predicted in model.predictions(split, conditions, np.arange(start, min(start + size, n_items))):
-                    yield values, predicted.cpu().numpy()
-    finally:
-        model.train(was_training)
+    conditions = ConditionTensors.of(split.encoded, next(model.parameters()).device)
+    for block in split.blocks:
+        size = max(1, at_once // max(1, len(block.readout)))
+        for start in range(0, len(block.condition), size):
+            part = block[np.arange(start, min(start + size, len(block.condition)))]
+            with evaluating(model) as device:
+                of_part = conditions.rows(to_device(part.condition, device))
+                predicted = model.profiles(of_part, to_device(part.readout, device)).cpu().numpy()
+            yield part, predicted
+
+
+def predict(model: LPM, split: EncodedSplit, *, at_once: int = AT_ONCE) -> Iterator[tuple[Values, NDArray[np.float32]]]:
+    """Predict every value of a split; as :func:`predict_profiles`, but values one by one, and only those that are there."""
+    for block, predicted in predict_profiles(model, split, at_once=at_once):
+        value = block.values()
+        row, column = np.nonzero(np.isfinite(value))
+        yield Values(block.condition[row], block.readout[column], value[row, column]), predicted[row, column]
 
 
 def to_device(codes: NDArray[np.integer[Any]], device: torch.device) -> Tensor:

@@ -31,6 +31,7 @@ from perturbridge_dagster.payloads.handover import (
 )
 from perturbridge_dagster.payloads.needs import Needs
 from perturbridge_dagster.payloads.requests import Request, failure_of
+from resources.progress import Progress
 from resources.slurm import ledger
 from resources.slurm.accounting import ENDED, Figures, failure_class, size, span
 from resources.slurm.ledger import Job
@@ -128,6 +129,7 @@ class JobClient(SlurmPipesClient):  # type: ignore[misc]  # dagster_slurm ships 
         self._state = ""
         self._requests_file: Path | None = None
         self._gone_since: float | None = None
+        self._progress: Progress | None = None
 
     # ---- from submission to end ------------------------------------------------------------------------------------------------
 
@@ -188,6 +190,8 @@ class JobClient(SlurmPipesClient):  # type: ignore[misc]  # dagster_slurm ships 
                     raise self._failure(error) from error
                 self._outage.go_on(error)  # SLURM may have taken the job all the same: it is looked for by its name
         assert self._job is not None, "an ended job is known"
+        if self._progress is not None:  # what was told since the last look, before the end forgets it
+            self._progress.show()
         with self._connection() as pool:
             return close_job(self._home, Scheduler(pool.run), self._job, self._state)
 
@@ -296,6 +300,8 @@ class JobClient(SlurmPipesClient):  # type: ignore[misc]  # dagster_slurm ships 
                 Scheduler(self._ssh_pool.run).cancel(job_id)
             raise
         self._job = job
+        if self._progress is None:
+            self._progress = Progress(self._op, Path(job.requests_file))
         if self._seen is None:
             self._seen = self._held.enter_context(ledger.watch(self._home, job_id, self._op.run_id))
         self._submission.release(force=True)
@@ -332,6 +338,8 @@ class JobClient(SlurmPipesClient):  # type: ignore[misc]  # dagster_slurm ships 
         """Called at each look at the job: note that it is watched, and stop if this process is to stop."""
         if self._seen is not None:
             self._seen.touch()
+        if self._progress is not None:
+            self._progress.show()
         self._heed_signals()
 
     def _heed_signals(self) -> None:

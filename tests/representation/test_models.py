@@ -1,6 +1,8 @@
-"""The scalar LPM: its published shape, and what its parts do."""
+"""The models: their published shapes, what their parts do, and that batches are computed as single predictions are."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,9 +10,20 @@ import pytest
 import torch
 
 from perturbridge_dagster import stages
+from perturbridge_dagster.representation import models
+from perturbridge_dagster.representation.batches import Batches, epoch_batches
 from perturbridge_dagster.representation.corpus import StoredCorpus
-from perturbridge_dagster.representation.encoding import Vocabularies, encode_conditions, encode_split
-from perturbridge_dagster.representation.models import MODELS, ConditionTensors, ModelSettings, MultiOutputLPM, ScalarLPM, predict
+from perturbridge_dagster.representation.encoding import EncodedSplit, Vocabularies, encode_conditions, encode_split
+from perturbridge_dagster.representation.models import (
+    LPM,
+    MODELS,
+    ConditionTensors,
+    ModelSettings,
+    MultiOutputLPM,
+    ScalarLPM,
+    predict,
+    predict_profiles,
+)
 
 
 def numbered(n: int) -> tuple[str, ...]:
@@ -125,8 +138,7 @@ def test_predictions_do_not_depend_on_chunks(additive_corpus: StoredCorpus) -> N
     vocabularies = additive_corpus.vocabularies()
     values = encode_split(additive_corpus, "val", vocabularies)
     model = ScalarLPM(vocabularies, ModelSettings(width=4, hidden=(8,), dropout=0.5)).train()
-    [(_, whole)] = predict(model, values, chunk=len(values))
-    chunked = np.concatenate([predicted for _, predicted in predict(model, values, chunk=1_001)])
+    whole, chunked = (np.concatenate([predicted for _, predicted in predict(model, values, at_once=n)]) for n in (len(values), 1_001))
     np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
     assert model.training
 
@@ -161,7 +173,7 @@ def test_both_models_predict_the_same_values(additive_corpus: StoredCorpus) -> N
     seen = []
     for made in (ScalarLPM, MultiOutputLPM):
         model = made(vocabularies, ModelSettings(width=4, hidden=(8,)))
-        parts = [values for values, _ in predict(model, split, chunk=700)]
+        parts = [values for values, _ in predict(model, split, at_once=700)]
         columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("condition", "readout", "value")]
         seen.append(sorted(zip(*columns, strict=True)))
     assert seen[0] == seen[1]
@@ -183,3 +195,89 @@ def test_a_gene_never_trained_is_predicted_as_zero() -> None:
 
 def test_every_model_of_the_graph_is_there() -> None:
     assert tuple(MODELS) == stages.MODELS
+
+
+# ---- errors of batches -------------------------------------------------------------------------------------------------------
+
+
+def with_holes(corpus: StoredCorpus) -> tuple[Vocabularies, EncodedSplit]:
+    """Val values of a corpus, a third of them missing."""
+    vocabularies = corpus.vocabularies(unknown=True)
+    split = encode_split(corpus, "val", vocabularies)
+    random = np.random.default_rng(3)
+    parts = [np.where(random.random(block.values().shape) < 1 / 3, np.nan, block.values()).astype(np.float32) for block in split.blocks]
+    blocks = [replace(block, log_fc=part, row=np.arange(len(part))) for block, part in zip(split.blocks, parts, strict=True)]
+    counts = np.concatenate([np.isfinite(part).sum(axis=1) for part in parts])
+    return vocabularies, replace(split, blocks=tuple(blocks), first=np.concatenate([[0], counts]).cumsum())
+
+
+@pytest.mark.parametrize("gathered_row", [0, 10**9], ids=["genes apart", "all genes at once"])
+@pytest.mark.parametrize("made", [ScalarLPM, MultiOutputLPM])
+def test_the_error_of_a_batch_and_its_gradient_are_those_of_single_predictions(
+    made: type[LPM], gathered_row: int, additive_corpus: StoredCorpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "_GATHERED_ROW", gathered_row)
+    vocabularies, split = with_holes(additive_corpus)
+    torch.manual_seed(2)
+    model = made(vocabularies, ModelSettings(width=4, hidden=(8, 8), dropout=0.0))
+    tensors = ConditionTensors.of(split.encoded, torch.device("cpu"))
+    size = 500 if made is ScalarLPM else 40
+    batch = next(Batches(split, model.item, size, seed=1).from_step(0))
+    found = model.squared_error(tensors, batch)
+    found.backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+
+    numbers = next(epoch_batches(len(split) if made is ScalarLPM else len(split.first) - 1, size, 1, 0))
+    if made is MultiOutputLPM:
+        numbers = np.concatenate([np.arange(split.first[row], split.first[row + 1]) for row in numbers])
+    values = split.take(numbers)
+    assert batch.n_values == batch.n_mine == len(values)
+    table = model.profiles(tensors, torch.arange(vocabularies.size("readout")))
+    predicted = table[torch.from_numpy(values.condition), torch.from_numpy(values.readout)]
+    expected = (predicted - torch.from_numpy(values.value)).square().sum()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert set(gradients) == {name for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("made", [ScalarLPM, MultiOutputLPM])
+def test_bfloat16_multiplies_in_bfloat16_and_keeps_weights(made: type[LPM], additive_corpus: StoredCorpus) -> None:
+    vocabularies, split = with_holes(additive_corpus)
+    model = made(vocabularies, ModelSettings(width=8, hidden=(16, 16), dropout=0.0))
+    tensors = ConditionTensors.of(split.encoded, torch.device("cpu"))
+    batch = next(Batches(split, model.item, 64, seed=1).from_step(0))
+    exact = model.squared_error(tensors, batch).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model.squared_error(tensors, batch)
+    assert rounded.dtype == torch.float32
+    assert rounded.item() != exact
+    assert rounded.item() == pytest.approx(exact, rel=0.02)
+    rounded.backward()
+    assert {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None} == {torch.float32}
+
+
+@pytest.mark.parametrize("made", [ScalarLPM, MultiOutputLPM])
+def test_profiles_are_the_predictions_of_every_gene(made: type[LPM], additive_corpus: StoredCorpus) -> None:
+    vocabularies, split = with_holes(additive_corpus)
+    model = made(vocabularies, ModelSettings(width=4, hidden=(8,), dropout=0.5)).train()
+    seen = []
+    for block, predicted in predict_profiles(model, split, at_once=100):
+        assert predicted.shape == (len(block.condition), len(block.readout))
+        assert predicted.dtype == np.float32
+        assert len(predicted) <= max(1, 100 // len(block.readout))
+        seen.append(block.condition)
+    assert model.training
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(len(split.conditions)))
+    parts = list(predict(model, split))
+    numbers = np.concatenate([values.value for values, _ in parts])
+    assert len(numbers) == len(split)
+    np.testing.assert_array_equal(np.sort(numbers), np.sort(split.take(np.arange(len(split))).value))
+    if made is ScalarLPM:
+        values, predicted = parts[0]
+        conditions = ConditionTensors.of(split.encoded, torch.device("cpu")).rows(torch.from_numpy(values.condition))
+        one_by_one = model.eval()(conditions, torch.from_numpy(values.readout)).detach().numpy()
+        np.testing.assert_allclose(predicted, one_by_one, rtol=1e-4, atol=1e-5)

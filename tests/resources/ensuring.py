@@ -31,8 +31,8 @@ Corpus = Callable[..., Request]
 
 
 def corpus_request(folder: Path, name: str, strata: Path) -> Request:
-    """A request for a corpus of some effects."""
-    arguments = {"corpus": name, "seed": 13, "left_out": [], "unaccepted_inputs": []}
+    """A request for a corpus of some effects; the name tells it from others of the same effects."""
+    arguments = {"corpus": "all", "name": name, "datasets": ["sciplex"], "seed": 13, "left_out": [], "unaccepted_inputs": []}
     code = STAGES["training_corpus"].code_version
     return Request("training_corpus", arguments, {"sciplex/CVCL_0023": Input(str(strata), "c1")}, code, str(folder / "corpora" / name))
 

@@ -12,7 +12,14 @@ import pandas as pd
 import pytest
 
 from assets.overview import catalog as catalog_asset
-from perturbridge_dagster.contract import CONTRASTS, GENE_FILTER, MATCHED_CONDITIONS, SOURCE_FILES
+from perturbridge_dagster.contract import (
+    CONTRASTS,
+    CORPUS_COMPOUNDS,
+    CORPUS_CONDITIONS,
+    GENE_FILTER,
+    MATCHED_CONDITIONS,
+    SOURCE_FILES,
+)
 from perturbridge_dagster.effects.storage import open_effects
 from perturbridge_dagster.effects.table import EffectTable
 from perturbridge_dagster.written import Stamp, write_parquet
@@ -281,6 +288,22 @@ def test_views_and_their_columns_say_what_they_are(catalog: Path):
     assert comments.reindex([field.name for field in CONTRASTS]).notna().all()
 
 
+def test_rows_of_several_corpora_are_told_apart(tmp_path: Path):
+    stamp = Stamp("training_corpus", "1", "x", ("sciplex",), "open")
+    outputs = []
+    for corpus, n_compounds in {"all": 3, "single:sciplex": 2}.items():
+        folder = tmp_path / "it's" / corpus
+        compounds = pd.DataFrame({"perturbation": [str(number) for number in range(n_compounds)], "perturbagen": "x", "n_conditions": 1})
+        write_parquet(folder / "compounds.parquet", compounds.reindex(columns=CORPUS_COMPOUNDS.names), CORPUS_COMPOUNDS, stamp)
+        no_conditions = pd.DataFrame(columns=CORPUS_CONDITIONS.names)
+        write_parquet(folder / "conditions.parquet", no_conditions, CORPUS_CONDITIONS.as_of("1.2" if corpus == "all" else "1.3"), stamp)
+        outputs.append(Output("training_corpus", (corpus,), folder, "0" * 64))
+    build_catalog(tmp_path / "catalog.duckdb", outputs, states_of(outputs))
+    counted = ask(tmp_path / "catalog.duckdb", "SELECT corpus, count(*) AS n FROM corpus_compounds GROUP BY corpus ORDER BY corpus")
+    assert counted.to_numpy().tolist() == [["all", 3], ["single:sciplex", 2]]
+    assert "split_molecules" in ask(tmp_path / "catalog.duckdb", "DESCRIBE corpus_conditions")["column_name"].tolist()
+
+
 def test_the_meanings_are_those_of_the_tables_that_the_views_show():
     assert set(_MEANINGS) <= set(_TABLES)
-    assert set(_TABLES) - set(_MEANINGS) == {"condition_tiles", "replicate_tiles", "corpus_conditions", "embeddings"}
+    assert set(_TABLES) - set(_MEANINGS) == {"condition_tiles", "replicate_tiles", "embeddings"}

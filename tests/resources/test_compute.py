@@ -57,9 +57,9 @@ def test_what_is_missing_is_computed_once_in_one_payload_and_adopted_by_the_next
     assert first.statuses == ["computed"] * 4
     assert [outcome.request for outcome in first.outcomes] == [two, one, two, three]
     assert first.payload_log == [
-        "1 of 3: training_corpus two computed",
-        "2 of 3: training_corpus one computed",
-        "3 of 3: training_corpus three computed",
+        "1 of 3: training_corpus all two computed",
+        "2 of 3: training_corpus all one computed",
+        "3 of 3: training_corpus all three computed",
     ]
     for request, outcome in zip([two, one, two, three], first.outcomes, strict=True):
         assert outcome.done == verified(request)
@@ -74,7 +74,7 @@ def test_what_is_missing_is_computed_once_in_one_payload_and_adopted_by_the_next
 
     third = ensure(tmp_path, one, corpus("four"))
     assert third.statuses == ["adopted", "computed"]
-    assert third.payload_log == ["1 of 1: training_corpus four computed"]
+    assert third.payload_log == ["1 of 1: training_corpus all four computed"]
 
 
 @pytest.mark.slow

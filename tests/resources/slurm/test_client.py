@@ -71,7 +71,7 @@ def test_requests_share_a_job_whose_figures_are_kept(double: Double, corpus: Cor
     assert not list((double.folder / "runs").iterdir())
     [submitted] = double.submitted
     assert submitted["environment"]["OPENBLAS_NUM_THREADS"] == "1"
-    assert run.payload_log[0] == "1 of 3: training_corpus one computed"
+    assert run.payload_log[0] == "1 of 3: training_corpus all one computed"
 
 
 @pytest.mark.parametrize("sacct", ["away", "FAILED", "RUNNING"])
