@@ -1,0 +1,113 @@
+"""Pictures of a hold-out study, as PNG bytes, drawn from its tables alone.
+
+Belongs here: drawing. Does not belong here: computing anything that a table should hold (``summary.py``). Figures are made without
+pyplot, so no window system and no global state is touched.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from perturbridge_dagster.figures import to_png
+from perturbridge_dagster.representation.holdout.summary import FEWEST_CLUSTERS
+
+_COLOURS = {"variant": "#0072b2", "baseline": "#999999"}
+_COLUMNS = 3
+_NOTHING = "No dataset could be scored."
+
+
+def _panels(n: int, n_rows: int, title: str) -> tuple[Figure, list[Axes]]:
+    """Panels side by side, each with room for so many rows."""
+    columns = min(_COLUMNS, max(1, n))
+    lines = math.ceil(max(1, n) / columns)
+    figure = Figure(figsize=(1.5 + 4.2 * columns, 1.0 + lines * (1.0 + 0.24 * n_rows)), layout="constrained")
+    figure.suptitle(title)
+    panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
+    for axes in panels[n:] if n else panels:
+        axes.set_axis_off()
+    return figure, panels
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _intervals(axes: Axes, labels: list[str], middle: pd.Series, low: pd.Series, high: pd.Series, colours: list[str]) -> None:
+    """Points with intervals, the first at the top; a point alone where there is no interval."""
+    for place, (x, start, end, colour) in enumerate(zip(middle, low, high, colours, strict=True)):
+        if np.isfinite(start) and np.isfinite(end):
+            axes.plot([start, end], [place, place], color=colour, lw=1.5, solid_capstyle="butt")
+        axes.plot(x, place, "o", color=colour, ms=5)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(axis="x", color="0.9", lw=0.8)
+    axes.set_axisbelow(True)
+
+
+def rmse_figure(summary: pd.DataFrame) -> bytes:
+    """RMSE of every predictor on every dataset, with intervals and the seeds' standard deviation in words.
+
+    Parameters
+    ----------
+    summary
+        Table HOLDOUT_SUMMARY of the contract.
+
+    Returns
+    -------
+    bytes
+        PNG: one panel a dataset; variants blue, baselines grey, and a line at the best baseline.
+    """
+    datasets = list(summary["dataset"].unique())
+    n_rows = int(summary.groupby("dataset").size().max()) if datasets else 1
+    figure, panels = _panels(len(datasets), n_rows, "RMSE on test values (log2), lower is better; 95 % intervals")
+    if not datasets:
+        figure.text(0.5, 0.5, _NOTHING, ha="center", va="center", color="0.35")
+    for axes, dataset in zip(panels, datasets, strict=False):
+        rows = summary[summary["dataset"] == dataset]
+        labels = [_words(name) for name in rows["predictor"]]
+        _intervals(axes, labels, rows["test_rmse_mean"], rows["test_rmse_low"], rows["test_rmse_high"], [_COLOURS[k] for k in rows["kind"]])
+        first = rows.iloc[0]
+        if pd.notna(first["best_baseline_rmse"]):
+            axes.axvline(float(first["best_baseline_rmse"]), color="0.4", ls="--", lw=1)
+        axes.set_title(f"{_words(dataset)}: {first['n_compounds']:,} compounds, {first['n_conditions']:,} conditions", fontsize=9)
+    return to_png(figure)
+
+
+def difference_figure(summary: pd.DataFrame) -> bytes:
+    """How far each variant lies below or above the best baseline, with paired intervals.
+
+    Parameters
+    ----------
+    summary
+        Table HOLDOUT_SUMMARY of the contract.
+
+    Returns
+    -------
+    bytes
+        PNG: one panel a dataset; a variant that beats the baseline is blue, one that surely loses orange, others grey.
+    """
+    variants = summary[summary["kind"] == "variant"]
+    variants = variants[variants["difference"].notna()]
+    datasets = list(variants["dataset"].unique())
+    n_rows = int(variants.groupby("dataset").size().max()) if datasets else 1
+    figure, panels = _panels(len(datasets), n_rows, "RMSE less that of the best baseline (log2); below 0 is better; 95 % intervals, paired")
+    if not datasets:
+        figure.text(0.5, 0.5, _NOTHING, ha="center", va="center", color="0.35")
+    for axes, dataset in zip(panels, datasets, strict=False):
+        rows = variants[variants["dataset"] == dataset]
+        enough = rows["n_clusters"] >= FEWEST_CLUSTERS
+        lost = (rows["difference_low"] > 0) & enough
+        colours = list(np.select([rows["beats_best_baseline"].eq(True), lost], ["#0072b2", "#d55e00"], "#999999"))
+        labels = [_words(name) for name in rows["predictor"]]
+        _intervals(axes, labels, rows["difference"], rows["difference_low"], rows["difference_high"], colours)
+        axes.axvline(0, color="0.4", lw=1)
+        first = rows.iloc[0]
+        drawn = f"{first['n_clusters']} {first['clustered_by']}{'s' if first['n_clusters'] != 1 else ''} drawn"
+        axes.set_title(f"{_words(dataset)}: best is {_words(str(first['best_baseline']))}; {drawn}", fontsize=9)
+    return to_png(figure)
