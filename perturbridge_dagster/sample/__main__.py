@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.sample import DATASETS, DEFAULT_SEED, write_sample
+from perturbridge_dagster.sample import BENCHMARKS, DATASETS, DEFAULT_SEED, write_sample
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,11 +17,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; it appears whole or not at all")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, metavar="N", help="seed of the simulation (default: %(default)s)")
     parser.add_argument(
-        "--dataset", action="append", choices=DATASETS, metavar="NAME", help=f"one of {', '.join(DATASETS)}; repeatable (default: all)"
+        "--dataset",
+        action="append",
+        choices=(*DATASETS, *BENCHMARKS),
+        metavar="NAME",
+        help=f"one of {', '.join((*DATASETS, *BENCHMARKS))}; repeatable (default: all)",
     )
     options = parser.parse_args(arguments)
     try:
-        write_sample(options.out, seed=options.seed, datasets=options.dataset or DATASETS)
+        write_sample(options.out, seed=options.seed, datasets=options.dataset or (*DATASETS, *BENCHMARKS))
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
-"""Writing the whole sample: every dataset in its native format, and the truth behind them.
+"""Writing the whole sample: every dataset and benchmark in its native format, and the truth behind them.
 
-Belongs here: which datasets there are, and that a folder appears whole or not at all. Does not belong here: any one format.
+Belongs here: which datasets and benchmarks there are, and that a folder appears whole or not at all. Does not belong here: any one format.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.sample import cigs, dilimap, gdpx2, l1000, novartis, op3, sciplex, tahoe, truth, vcpi
+from perturbridge_dagster.sample import cigs, dilimap, gdpx2, l1000, novartis, op3, op3_benchmark, sciplex, tahoe, truth, vcpi
 from perturbridge_dagster.sample.account import Account
 from perturbridge_dagster.sample.biology import Biology, simulate
 from perturbridge_dagster.written import write_json
 
-SAMPLE_VERSION = "2"
+SAMPLE_VERSION = "3"
 """Version of what is written. Raise it with every change of content."""
 
 STAMP_FILE = "sample.json"
@@ -38,33 +38,37 @@ WRITERS: dict[str, Callable[[Path, Biology, int], Account]] = {
 }
 """By dataset id of the registry, what writes its native files."""
 
+BENCHMARK_WRITERS: dict[str, Callable[[Path, Biology, int], None]] = {op3_benchmark.BENCHMARK: op3_benchmark.write}
+"""By benchmark id of the registry, what writes its native files; nothing is harmonized from them."""
+
 DATASETS = tuple(WRITERS)
+BENCHMARKS = tuple(BENCHMARK_WRITERS)
 
 
-def write_sample(folder: Path, *, seed: int = DEFAULT_SEED, datasets: Sequence[str] = DATASETS) -> None:
+def write_sample(folder: Path, *, seed: int = DEFAULT_SEED, datasets: Sequence[str] = (*DATASETS, *BENCHMARKS)) -> None:
     """Write the sample, unless the folder already holds this very sample.
 
     Parameters
     ----------
     folder
-        Gets ``<dataset>/`` for each dataset, ``truth/`` and ``sample.json``. It appears whole or not at all; a different sample in its
-        place is replaced.
+        Gets ``<id>/`` for each dataset and benchmark, ``truth/`` and ``sample.json``. It appears whole or not at all; a different sample in
+        its place is replaced.
     seed
         Decides everything that is drawn. A dataset is the same whatever other datasets are written.
     datasets
-        Dataset ids.
+        Ids of datasets, one at least, and of benchmarks.
 
     Raises
     ------
     InputError
-        If a dataset has no sample, or `folder` holds something that is not a sample.
+        If one of them has no sample, or `folder` holds something that is not a sample.
     """
-    unknown = [dataset for dataset in datasets if dataset not in WRITERS]
-    if unknown or not datasets:
+    unknown = [dataset for dataset in datasets if dataset not in WRITERS and dataset not in BENCHMARK_WRITERS]
+    chosen = [dataset for dataset in (*WRITERS, *BENCHMARK_WRITERS) if dataset in datasets]
+    if unknown or not set(chosen) & set(WRITERS):
         raise InputError(
             "there is no such dataset in the sample.", dataset=", ".join(unknown) or "none", expected=f"one of {', '.join(WRITERS)}"
         )
-    chosen = [dataset for dataset in WRITERS if dataset in datasets]
     stamp = {"seed": seed, "version": SAMPLE_VERSION, "datasets": chosen}
     folder = Path(folder)
     found = _found(folder)
@@ -76,7 +80,10 @@ def write_sample(folder: Path, *, seed: int = DEFAULT_SEED, datasets: Sequence[s
         accounts = []
         for dataset in chosen:
             (aside / dataset).mkdir(parents=True)
-            accounts.append(WRITERS[dataset](aside / dataset, biology, seed))
+            if dataset in BENCHMARK_WRITERS:
+                BENCHMARK_WRITERS[dataset](aside / dataset, biology, seed)
+            else:
+                accounts.append(WRITERS[dataset](aside / dataset, biology, seed))
         (aside / "truth").mkdir()
         truth.write(aside / "truth", biology, accounts)
         write_json(aside / STAMP_FILE, stamp)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.sample import DATASETS, SAMPLE_VERSION, compendium, write_sample
+from perturbridge_dagster.sample import BENCHMARKS, DATASETS, SAMPLE_VERSION, compendium, write_sample
 from perturbridge_dagster.sample.__main__ import main
 from perturbridge_dagster.written import content_checksum, file_checksum
 
@@ -65,9 +65,9 @@ def test_a_dataset_is_the_same_whatever_is_written_beside_it(whole_sample: Path,
 
 
 @pytest.mark.slow
-def test_the_whole_sample_holds_every_dataset_and_the_truth(whole_sample: Path):
-    assert {path.name for path in whole_sample.iterdir()} == {*DATASETS, "truth", "sample.json"}
-    assert json.loads((whole_sample / "sample.json").read_text())["datasets"] == list(DATASETS)
+def test_the_whole_sample_holds_every_dataset_and_benchmark_and_the_truth(whole_sample: Path):
+    assert {path.name for path in whole_sample.iterdir()} == {*DATASETS, *BENCHMARKS, "truth", "sample.json"}
+    assert json.loads((whole_sample / "sample.json").read_text())["datasets"] == [*DATASETS, *BENCHMARKS]
 
 
 def test_a_second_call_reuses_what_is_there(vcpi_sample: Path, monkeypatch: pytest.MonkeyPatch):
@@ -113,7 +113,7 @@ def test_something_else_is_left_alone(tmp_path: Path, what: str):
     assert target.read_text() == "thesis" if what == "file" else len(list(target.iterdir())) == 1
 
 
-@pytest.mark.parametrize("datasets", [["nowhere"], []])
+@pytest.mark.parametrize("datasets", [["nowhere"], [], ["op3_benchmark"]])
 def test_an_unknown_dataset_is_refused(tmp_path: Path, datasets: list[str]):
     with pytest.raises(InputError, match="sciplex, l1000_phase1, l1000_phase2, vcpi_0001, vcpi_0002"):
         write_sample(tmp_path / "sample", datasets=datasets)
