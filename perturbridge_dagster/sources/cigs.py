@@ -251,9 +251,9 @@ def repaired_symbol(cell: object) -> str:
 
 
 def read_compounds(file: Path, sheet: str, dataset: str) -> pd.DataFrame:
-    """Name and CAS number (``name``, ``cas``) by catalogue id.
+    """Name, CAS number and mechanism of action (``name``, ``cas``, ``mechanism``) by catalogue id.
 
-    The three columns are taken by their place: one of the sheets calls two of them Catalog Number.
+    The first three columns are taken by their place: one of the sheets calls two of them Catalog Number. Only the other has mechanisms.
     """
     table = read_table(file, dataset, ("name", "compound", "compound name", "compounds", "product name"), sheet)
     if table.shape[1] < 3 or "catalog" not in str(table.columns[1]).lower():
@@ -263,9 +263,11 @@ def read_compounds(file: Path, sheet: str, dataset: str) -> pd.DataFrame:
             file=file,
             expected="compound name, catalogue number and CAS number first",
         )
-    table = table.iloc[:, :3].set_axis(["name", "catalogue_id", "cas"], axis=1).dropna(subset="catalogue_id")
+    mechanism = table.get("MoA")
+    table = table.iloc[:, :3].set_axis(["name", "catalogue_id", "cas"], axis=1).assign(mechanism=mechanism).dropna(subset="catalogue_id")
     require_unique(table["catalogue_id"], "a catalogue number", dataset, file)
-    return table.assign(name=table["name"].map(unwrapped, na_action="ignore")).set_index("catalogue_id")
+    words = table[["name", "mechanism"]].apply(lambda column: column.map(unwrapped, na_action="ignore"))
+    return table.assign(**words).set_index("catalogue_id")
 
 
 def unwrapped(name: str) -> str:
@@ -405,5 +407,6 @@ def _obs(samples: pd.DataFrame, compounds: pd.DataFrame, dataset: Dataset) -> pd
             "catalogue_id": catalogue.where(known["name"].notna(), None),
             "sample_unique_id": samples["sample_unique_id"],
             "experiment": samples["experiment"],
+            "mechanism": known["mechanism"],
         }
     )

@@ -218,8 +218,9 @@ def read_robust_controls(file: Path, dataset: str) -> frozenset[str]:
 
 
 def read_compounds(file: Path, dataset: str) -> pd.DataFrame:
-    """Structures and CAS numbers by cmpd_sample_id."""
-    table = read_text_table(file, dataset, separator="\t", columns=("cmpd_sample_id", "inchi_key", "smiles"), optional=("cas_number",))
+    """Structures, CAS numbers and mechanisms of action by cmpd_sample_id."""
+    needed, optional = ("cmpd_sample_id", "inchi_key", "smiles"), ("cas_number", "moa")
+    table = read_text_table(file, dataset, separator="\t", columns=needed, optional=optional)
     require_unique(table["cmpd_sample_id"], "a cmpd_sample_id", dataset, file)
     return table.set_index("cmpd_sample_id")
 
@@ -275,5 +276,6 @@ def samples_of(wells: pd.DataFrame, compounds: pd.DataFrame, dataset: Dataset) -
             "pubchem_cid": None,
             "cas": known["cas_number"],
             "batch": wells["batch_id"],
+            "mechanism": known["moa"],
         }
     )

@@ -110,6 +110,7 @@ def test_mce_samples_become_samples_of_the_contract(tmp_path: Path) -> None:
     assert set(samples.obs["tissue"]) == {"kidney"}
     assert set(samples.obs["disease"]) == {"normal"}
     assert set(samples.obs["experiment"]) == {"1"}
+    assert samples.obs["mechanism"].astype(object).fillna("").tolist() == ["", "", "", "HDAC", "HDAC"]
 
 
 def test_tcm_series_stay_apart_though_their_samples_have_the_same_names(tmp_path: Path) -> None:

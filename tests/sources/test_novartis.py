@@ -66,7 +66,7 @@ def write(folder: Path, plates: dict[str, dict[str, Any]] | None = None, annotat
     (folder / "robust_RC_ReferenceControl_DMSO_wells.txt").write_text("external_biosample_id\nBS-1\n")
     (folder / "MoABox_compounds_metadata.txt").write_text(
         "cmpd_sample_id\tinchi_key\tsmiles\tcas_number\tmoa\n"
-        f"{VORINOSTAT}\tWAEXFXRVDQXREF-UHFFFAOYSA-N\tO=C(CCCCCCC(=O)Nc1ccccc1)NO\t149647-78-9\t\n"
+        f"{VORINOSTAT}\tWAEXFXRVDQXREF-UHFFFAOYSA-N\tO=C(CCCCCCC(=O)Nc1ccccc1)NO\t149647-78-9\tHDAC Inhibitors\n"
         "JA-88-IO52\t\t\t\t\nCB-43-EP73\tIAZDPXIOMUYVGZ-UHFFFAOYSA-N\tC[S+](C)[O-]\t\t\n"
     )
     table = pd.DataFrame({"geneID": list(GENES), "ensembl_gene_id": list(GENES.values())}) if annotation is None else annotation
@@ -96,6 +96,7 @@ def test_wells_become_samples_of_the_contract(tmp_path: Path) -> None:
     assert obs["pert_dose_uM"].tolist() == [0.0, 0.1, 10.0, 1.0] * 2
     assert set(obs["pert_time_h"]) == {24.0}
     assert set(obs["batch"]) == {"3"}
+    assert obs["mechanism"].astype(object).fillna("").tolist() == ["", "HDAC Inhibitors", "HDAC Inhibitors", ""] * 2
     assert obs["source_perturbagen_id"].tolist()[:2] == ["CB-43-EP73", VORINOSTAT]
     assert obs["pubchem_cid"].fillna(-1).tolist() == [679, 5311, 5311, -1] * 2
     # genes and wells come in another order on the second plate; the counts are those of the names
@@ -210,7 +211,7 @@ def test_without_robust_controls_nothing_is_read(tmp_path: Path) -> None:
 @pytest.mark.real_data
 def test_the_real_table_of_compounds(real_data: Path) -> None:
     compounds = novartis.read_compounds(real_data / "novartis_moabox" / "MoABox_compounds_metadata.txt", "novartis")
-    assert compounds.notna().sum().to_dict() == {"inchi_key": 3837, "smiles": 3837, "cas_number": 2468}
+    assert compounds.notna().sum().to_dict() == {"inchi_key": 3837, "smiles": 3837, "cas_number": 2468, "moa": 3019}
     assert len(compounds) == 4345
     assert set(novartis.POSITIVE_CONTROLS) <= set(compounds.index)
     asked = compounds.rename(columns={"inchi_key": "inchikey"}).reset_index(names="source_perturbagen_id")
