@@ -28,7 +28,7 @@ from assets.sensors import OVERVIEW_JOB
 from perturbridge_dagster.definitions import build_definitions
 from perturbridge_dagster.errors import PerturbridgeError
 from perturbridge_dagster.home import default_home
-from perturbridge_dagster.sample import DATASETS, DEFAULT_SEED, write_sample
+from perturbridge_dagster.sample import BENCHMARKS, DATASETS, DEFAULT_SEED, write_sample
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import written_whole
 from resources.slurm.settings import TEMPLATE, batch_seconds
@@ -74,9 +74,9 @@ def prepare_home(home: Path) -> None:
 
 
 def use_sample(home: Path, seed: int = DEFAULT_SEED) -> bool:
-    """Write the sample compendium and point its datasets to it, unless native files of any dataset are configured.
+    """Write the sample compendium and point its datasets and benchmarks to it, unless native files of any dataset are configured.
 
-    A home that already points to some datasets of the sample keeps to these.
+    A home that already points to some datasets of the sample keeps to these, without the benchmarks, which need them all.
 
     Simulated and real data are never mixed.
 
@@ -84,16 +84,20 @@ def use_sample(home: Path, seed: int = DEFAULT_SEED) -> bool:
     -------
     Whether the sample is what is configured.
     """
-    configured = Store(home=str(home)).source_folders()
+    store = Store(home=str(home))
+    configured, benchmark = store.source_folders(), store.op3_benchmark_folder()
+    if any(not folder.is_relative_to(home / "sample") for folder in (*configured.values(), *filter(None, [benchmark]))):
+        return False
     datasets = list(configured) or list(DATASETS)
-    if not configured:
+    is_whole = set(datasets) == set(DATASETS)
+    if not configured or (is_whole and benchmark is None):
         settings = tomlkit.parse((home / SETTINGS).read_text())
         settings.setdefault("sources", tomlkit.table()).update({dataset: f"sample/{dataset}" for dataset in datasets})
+        for name in BENCHMARKS:
+            settings.setdefault(name, tomlkit.table()).update({"folder": f"sample/{name}"})
         with written_whole(home / SETTINGS) as aside:
             aside.write_text(tomlkit.dumps(settings))
-    elif any(not folder.is_relative_to(home / "sample") for folder in configured.values()):
-        return False
-    write_sample(home / "sample", seed=seed, datasets=datasets)
+    write_sample(home / "sample", seed=seed, datasets=[*datasets, *(BENCHMARKS if is_whole else ())])
     return True
 
 

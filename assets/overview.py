@@ -5,6 +5,8 @@ from typing import Any
 import dagster as dg
 
 from assets.agreement import compendium_agreement
+from assets.op3 import NOT_CONFIGURED as NO_OP3_BENCHMARK
+from assets.op3 import op3_evaluation
 from assets.partitions import DATASET_PAIR, PARTITIONS
 from assets.planning import Planner
 from assets.presentation import OVERVIEW, column_schema, picture, table_metadata
@@ -16,6 +18,7 @@ from resources.store import Store
 
 _LAST_OF_THE_FLOW = [
     dg.AssetDep(compendium_agreement),
+    dg.AssetDep(op3_evaluation),
     *(dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping()) for asset in (published_comparison, compound_embeddings)),
 ]
 """Everything else lies upstream of these; an edge from each stage would hide the flow in the picture of the graph."""
@@ -58,8 +61,12 @@ def coverage(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeR
         "by_stage": table_metadata(counts),
         "not_current": table_metadata(frame[frame["state"] != "current"]),
     }
-    if store.published_folder() is None:
-        metadata["not_configured"] = dg.MetadataValue.md(f"- published_comparison: {NOT_CONFIGURED}")
+    lacking = {
+        "published_comparison": NOT_CONFIGURED if store.published_folder() is None else None,
+        "op3_evaluation": NO_OP3_BENCHMARK if store.op3_benchmark_folder() is None else None,
+    }
+    if any(lacking.values()):
+        metadata["not_configured"] = dg.MetadataValue.md("\n".join(f"- {stage}: {words}" for stage, words in lacking.items() if words))
     metadata |= {str(state): int(count) for state, count in frame["state"].value_counts().items()}
     return dg.MaterializeResult(metadata=metadata)
 

@@ -1,14 +1,15 @@
 """Partitions, and how a partition key becomes the key of an output.
 
-Datasets, cell contexts and dataset pairs are dynamic: a new release becomes a partition at run time. Of dataset × cell context
-only real strata are ever requested (``sensors.py``).
+Datasets, cell contexts, dataset pairs and corpora are dynamic: a new release becomes a partition at run time. Of dataset × cell context
+only real strata are ever requested (``sensors.py``), of corpora only those that are kept current (``planning.py``).
 """
 
 from __future__ import annotations
 
 import dagster as dg
 
-from assets.planning import COMPENDIUM, CORPORA, EFFECTS_STAGES
+from assets.planning import COMPENDIUM, EFFECTS_STAGES
+from perturbridge_dagster.contract.representation import FURTHER_SPLITS
 from perturbridge_dagster.registry import dataset_pairs, pair_key
 from perturbridge_dagster.stages import MODELS
 from resources.store import Key, Store
@@ -17,8 +18,9 @@ DATASET = dg.DynamicPartitionsDefinition(name="dataset")
 CELL_CONTEXT = dg.DynamicPartitionsDefinition(name="cell_context")
 DATASET_CELL_CONTEXT = dg.MultiPartitionsDefinition({"dataset": DATASET, "cell_context": CELL_CONTEXT})
 DATASET_PAIR = dg.DynamicPartitionsDefinition(name="dataset_pair")
-CORPUS = dg.StaticPartitionsDefinition(list(CORPORA))
+CORPUS = dg.DynamicPartitionsDefinition(name="corpus")
 CORPUS_MODEL = dg.MultiPartitionsDefinition({"corpus": CORPUS, "model": dg.StaticPartitionsDefinition(list(MODELS))})
+SPLIT_RULE = dg.StaticPartitionsDefinition(list(FURTHER_SPLITS))
 
 PARTITIONS: dict[str, dg.PartitionsDefinition[str] | None] = {
     "source_files": DATASET,
@@ -31,6 +33,9 @@ PARTITIONS: dict[str, dg.PartitionsDefinition[str] | None] = {
     "published_comparison": DATASET_CELL_CONTEXT,
     "training_corpus": CORPUS,
     "compound_embeddings": CORPUS_MODEL,
+    "holdout_evaluation": SPLIT_RULE,
+    "op3_evaluation": None,
+    "representation_report": None,
 }
 """Stage → its partitions; None where it has none, since it depends on all datasets at once."""
 
@@ -67,7 +72,10 @@ def _dimension_order(definition: dg.MultiPartitionsDefinition) -> tuple[str, ...
 
 
 def register_datasets(instance: dg.DagsterInstance, store: Store) -> None:
-    """Make partitions of the configured datasets and their pairs."""
+    """Make partitions of the configured datasets, their pairs and their corpora."""
+    from perturbridge_dagster.representation.corpora import corpus_names
+
     datasets = list(store.source_folders())
     instance.add_dynamic_partitions("dataset", datasets)
     instance.add_dynamic_partitions("dataset_pair", [pair_key(left, right) for left, right in dataset_pairs(datasets)])
+    instance.add_dynamic_partitions("corpus", corpus_names(datasets))

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from perturbridge_dagster.contract.representation import FURTHER_SPLITS
 from perturbridge_dagster.errors import InputError, PerturbridgeError, UnacceptedInputError
 from perturbridge_dagster.payloads.requests import Input, Request, failure_of
-from perturbridge_dagster.registry import compendium_datasets, corpus_datasets, dataset_pairs, pair_key, split_pair_key
+from perturbridge_dagster.registry import compendium_datasets, dataset_pairs, pair_key, split_pair_key
 from perturbridge_dagster.registry import dataset as registered
+from perturbridge_dagster.representation.embeddings import seeds_of
 from perturbridge_dagster.stages import MODELS, STAGES
 from perturbridge_dagster.written import read_parquet
 from resources.store import SETTINGS, Key, Output, Store
@@ -28,15 +30,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from perturbridge_dagster.published.layout import Release
+    from perturbridge_dagster.representation.corpora import CorpusDefinition
 
 State = Literal["current", "missing", "stale", "failed", "unaccepted", "waiting"]
 
-CORPORA = ("all",)
 COMPENDIUM = ("all",)
 """Key of the one output of a stage without partitions."""
 EFFECTS_STAGES = {"grouped": "condition_effects", "separate": "replicate_effects"}
+OP3_CORPORA, OP3_MODEL = ("l1000", "all", "all_without_op3"), "scalar_lpm"
+"""Corpora and model of the embeddings that are evaluated on OP3, the first two as published."""
 COMPENDIUM_INPUTS = {"matched": "matched_conditions", "scores": "cross_dataset_agreement", "replicates": "replicate_agreement"}
 """Kind of input of the agreement of the compendium → the stage it comes from, one for each of its keys."""
+HOLDOUT_CORPUS = "all"
+"""Corpus of which the split rules are studied."""
+REPORTED_STAGES = ("training_corpus", "compound_embeddings", "holdout_evaluation", "op3_evaluation")
+"""Stages of representation that its report is about, in its order."""
 STRATUM_STAGES = (*EFFECTS_STAGES.values(), "published_comparison")
 """Stages whose partitions, a dataset and a cell context, have one output a stratum."""
 
@@ -121,6 +129,9 @@ class Planner:
             "published_comparison": self._published_comparison,
             "training_corpus": self._training_corpus,
             "compound_embeddings": self._compound_embeddings,
+            "holdout_evaluation": self._holdout_evaluation,
+            "op3_evaluation": self._op3_evaluation,
+            "representation_report": self._representation_report,
         }
         if (stage, key) not in self._plans:
             self._plans[stage, key] = planners[stage](*key)
@@ -146,9 +157,16 @@ class Planner:
             return [(pair_key(left, right),) for left, right in dataset_pairs(datasets) if self._may_share_a_context(left, right)]
         if stage == "compendium_agreement":
             return [COMPENDIUM] if self.keys("matched_conditions") else []
+        if stage == "op3_evaluation":
+            return [COMPENDIUM] if self.store.op3_benchmark_folder() else []
+        if stage == "holdout_evaluation":
+            return [(rule,) for rule, split in self._splits().items() if rule in FURTHER_SPLITS and split["suits"]]
+        if stage == "representation_report":
+            return [COMPENDIUM] if self.keys("training_corpus") else []
         if stage == "training_corpus":
-            return [(corpus,) for corpus in CORPORA]
-        return [(corpus, model) for corpus in CORPORA for model in MODELS]
+            return [(corpus,) for corpus in self.kept_corpora()]
+        # both models of the whole compendium; of its parts the one that the published embeddings are of
+        return [(corpus, model) for corpus in self.kept_corpora() for model in (MODELS if corpus == "all" else MODELS[:1])]
 
     def outputs(self, stage: str, key: Key) -> list[Output]:
         """The current outputs of a partition, whatever made them: one a stratum for effects, else one at most."""
@@ -174,11 +192,17 @@ class Planner:
         if stage == "compendium_agreement":
             stages = ("matched_conditions", "cross_dataset_agreement", "replicate_agreement")
             return [(name, of) for name in stages for of in self.keys(name)]
+        if stage == "holdout_evaluation":
+            return [("training_corpus", (HOLDOUT_CORPUS,))]
+        if stage == "op3_evaluation":
+            return [("compound_embeddings", (corpus, OP3_MODEL)) for corpus in self._op3_corpora()]
+        if stage == "representation_report":
+            return [(name, of) for name in REPORTED_STAGES for of in self.keys(name)]
         mode = "separate" if stage == "replicate_agreement" else "grouped"
         if stage in ("matched_conditions", "cross_dataset_agreement"):
             contexts = self._compared_contexts(*split_pair_key(key[0]))
         else:
-            datasets = key if stage == "replicate_agreement" else self._corpus_datasets()
+            datasets = key if stage == "replicate_agreement" else self.corpus_definition(key[0]).datasets
             contexts = {dataset: self.cell_contexts(dataset) for dataset in datasets}
         effects: list[tuple[str, Key]] = [
             (EFFECTS_STAGES[mode], (dataset, context)) for dataset, names in contexts.items() for context in names
@@ -202,8 +226,11 @@ class Planner:
         try:
             for input_stage, input_key in self.upstream(stage, key):
                 state, reason = self.state(input_stage, input_key)
-                # a stratum whose fit failed is left out of what follows; nothing can be made without the other stages
-                if state != "current" and not (state == "failed" and input_stage in EFFECTS_STAGES.values()):
+                # a stratum whose fit failed, or a corpus whose training did, is left out; nothing can be made without the other stages
+                left_out = state == "failed" and (input_stage in EFFECTS_STAGES.values() or stage == "op3_evaluation")
+                # the report is of what there is, and names what failed
+                left_out |= state in ("failed", "unaccepted") and stage == "representation_report"
+                if state != "current" and not left_out:
                     return "waiting", f"{input_stage} {' '.join(input_key)} is {state}{': ' if reason else ''}{reason}"
             parts = self.plan(stage, key)
         except (WaitingError, UnacceptedInputError) as error:
@@ -248,8 +275,36 @@ class Planner:
         """Cell contexts of a dataset, sorted."""
         return sorted(self.strata(dataset)["cell_type"].unique())
 
-    def _corpus_datasets(self) -> list[str]:
-        return corpus_datasets(self.store.source_folders())
+    def corpus_definition(self, corpus: str) -> CorpusDefinition:
+        """What a corpus takes of the configured datasets.
+
+        Raises
+        ------
+        NotConfiguredError
+            If that is none.
+        """
+        from perturbridge_dagster.representation.corpora import corpus_definition
+
+        definition = corpus_definition(corpus, self.store.source_folders())
+        if not definition.datasets:
+            left_out = "; ".join(f"{dataset}: {reason}" for dataset, reason in definition.left_out.items())
+            raise NotConfiguredError(
+                f"corpus {corpus} takes none of the datasets that {self.store.root / SETTINGS} names"
+                f"{f' ({left_out})' if left_out else ''}. {definition.meaning}"
+            )
+        return definition
+
+    def kept_corpora(self) -> list[str]:
+        """Names of the corpora that are kept current; any other is made by hand."""
+        from perturbridge_dagster.representation.corpora import kept_corpora
+
+        return [definition.name for definition in kept_corpora(self.store.source_folders())]
+
+    def corpus(self, name: str) -> str | None:
+        """The corpus kept current that has the datasets of a named one; None where none of these is configured."""
+        from perturbridge_dagster.representation.corpora import stands_for
+
+        return stands_for(name, self.store.source_folders())
 
     def _may_share_a_context(self, left: str, right: str) -> bool:
         """Whether two datasets have a cell context in common; so it may be as long as one of them is not harmonized."""
@@ -494,16 +549,131 @@ class Planner:
 
     def _training_corpus(self, corpus: str) -> list[Part]:
         taints: list[str] = []
-        contexts = {dataset: self.cell_contexts(dataset) for dataset in self._corpus_datasets()}
+        datasets = self.corpus_definition(corpus).datasets
+        contexts = {dataset: self.cell_contexts(dataset) for dataset in datasets}
         inputs, left_out = self._effects_inputs("grouped", contexts, taints)
         if not inputs:
             raise WaitingError("no effects are there yet; materialize condition_effects first.")
-        arguments = {"corpus": corpus, "seed": 13, "left_out": left_out, "unaccepted_inputs": sorted(set(taints))}
+        for dataset in {name.split("/")[0] for name in inputs}:
+            inputs[f"samples:{dataset}"] = self._obs_input(dataset, taints)
+        arguments = {
+            "corpus": corpus,
+            "datasets": list(datasets),
+            "seed": 13,
+            "left_out": left_out,
+            "unaccepted_inputs": sorted(set(taints)),
+        }
         return [_part(self.store, "training_corpus", (corpus,), arguments=arguments, inputs=inputs)]
+
+    def _obs_input(self, dataset: str, taints: list[str]) -> Input:
+        """The table of a dataset's samples, known by the content of its strata as effects are, so that it makes nothing else stale."""
+        samples = self._accepted("harmonized_samples", (dataset,), taints)
+        content = sorted(self.strata(dataset)[["stratum", "checksum"]].to_numpy().tolist())
+        return Input(str(samples.folder / "obs.parquet"), hashlib.sha256(json.dumps(content).encode()).hexdigest())
 
     def _compound_embeddings(self, corpus: str, model: str) -> list[Part]:
         taints: list[str] = []
         output = self._accepted("training_corpus", (corpus,), taints)
-        arguments = {"corpus": corpus, "model": model, "settings": "small", "seed": 13, "unaccepted_inputs": sorted(set(taints))}
+        size = self.store.representation_size()
+        arguments = {
+            "corpus": corpus,
+            "model": model,
+            "settings": size,
+            "seeds": list(seeds_of(size, model, corpus)),
+            "processes": self.store.representation_processes(),
+            "unaccepted_inputs": sorted(set(taints)),
+        }
         inputs = {"corpus": Input(str(output.folder), output.digest)}
         return [_part(self.store, "compound_embeddings", (corpus, model), arguments=arguments, inputs=inputs)]
+
+    def _op3_corpora(self) -> list[str]:
+        """Corpora whose embeddings are evaluated on OP3, as they are kept current; those of the same datasets count once."""
+        found = dict.fromkeys(corpus for name in OP3_CORPORA if (corpus := self.corpus(name)) is not None)
+        return [corpus for corpus in found if (corpus, OP3_MODEL) in self.keys("compound_embeddings")]
+
+    def _op3_evaluation(self, _: str) -> list[Part]:
+        from perturbridge_dagster.identity.snapshot import FOLDER, grown_version
+        from perturbridge_dagster.identity.tables import tables_checksum
+        from perturbridge_dagster.sources import locate_files
+
+        folder = self.store.op3_benchmark_folder()
+        if folder is None:
+            raise NotConfiguredError(
+                f"op3_evaluation is not configured: {self.store.root / SETTINGS} names no folder of the OP3 benchmark. Add "
+                '[op3_benchmark] with a line folder = "folder with its files".'
+            )
+        files = sorted(file for group in locate_files("op3_benchmark", folder).values() for file in group)
+        listing = [[str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        inputs = {"benchmark": Input(str(folder), hashlib.sha256(json.dumps(listing).encode()).hexdigest())}
+        answers = self.store.root / FOLDER
+        if grown := grown_version(answers, "op3"):
+            inputs["identity"] = Input(str(answers), grown)
+        taints: list[str] = []
+        corpora, left_out = [], {}
+        for corpus in self._op3_corpora():
+            state, reason = self.state("compound_embeddings", (corpus, OP3_MODEL))
+            if state == "failed":
+                left_out[f"{OP3_MODEL} of corpus {corpus}"] = reason
+                continue
+            embeddings = self._accepted("compound_embeddings", (corpus, OP3_MODEL), taints)
+            stored = self._accepted("training_corpus", (corpus,), taints)
+            if embeddings.done()["inputs"]["corpus"] != stored.digest:
+                # which compounds the corpus has seen must be said of the corpus that the embeddings were learned from
+                raise WaitingError(f"{embeddings.name} was made from another corpus than the current one; materialize it first.")
+            inputs |= {
+                f"embeddings:{corpus}": Input(str(embeddings.folder), embeddings.digest),
+                f"corpus:{corpus}": Input(str(stored.folder), stored.digest),
+            }
+            corpora.append(corpus)
+        arguments = {
+            "corpora": corpora,
+            "settings": self.store.representation_size(),
+            "faithful": self.store.representation_is_faithful(),
+            "identity": tables_checksum(),
+            "left_out": left_out,
+            "unaccepted_inputs": sorted(set(taints)),
+        }
+        return [_part(self.store, "op3_evaluation", COMPENDIUM, arguments=arguments, inputs=inputs)]
+
+    def _splits(self) -> dict[str, dict[str, Any]]:
+        """Split rule → what the current corpus says of it; nothing before there is one."""
+        output = self.store.current("training_corpus", (HOLDOUT_CORPUS,))
+        splits: dict[str, dict[str, Any]] = json.loads((output.folder / "corpus.json").read_text()).get("splits", {}) if output else {}
+        return splits
+
+    def _holdout_evaluation(self, rule: str) -> list[Part]:
+        taints: list[str] = []
+        output = self._accepted("training_corpus", (HOLDOUT_CORPUS,), taints)
+        split = self._splits().get(rule, {"suits": False, "reason": "the corpus was made by an earlier version"})
+        if not split["suits"]:
+            raise InputError(
+                f"split rule {rule} does not suit corpus {HOLDOUT_CORPUS}: {split['reason']}",
+                expected=f"one of {', '.join(name for (name,) in self.keys('holdout_evaluation'))}",
+            )
+        arguments = {
+            "corpus": HOLDOUT_CORPUS,
+            "rule": rule,
+            "settings": self.store.representation_size(),
+            "faithful": self.store.representation_is_faithful(),
+            "unaccepted_inputs": sorted(set(taints)),
+        }
+        inputs = {"corpus": Input(str(output.folder), output.digest)}
+        return [_part(self.store, "holdout_evaluation", (rule,), arguments=arguments, inputs=inputs)]
+
+    def _representation_report(self, _: str) -> list[Part]:
+        taints: list[str] = []
+        inputs, left_out = {}, []
+        usable = ("current", "unaccepted") if self.allow_unaccepted else ("current",)
+        for stage in REPORTED_STAGES:
+            # what was made by hand, and is no corpus that is kept current, is reported as long as it is current
+            for key in dict.fromkeys([*self.keys(stage), *self.store.published_keys(stage)]):
+                state, reason = self.state(stage, key)
+                if state in usable:
+                    output = self._accepted(stage, key, taints)
+                    inputs[f"{stage}/{'/'.join(key)}"] = Input(str(output.folder), output.digest)
+                else:
+                    left_out.append(f"{stage} {' '.join(key)} is {state}{': ' if reason else ''}{reason}")
+        if not inputs:
+            raise WaitingError("no training corpus is there yet; materialize training_corpus first.")
+        arguments = {"left_out": left_out, "unaccepted_inputs": sorted(set(taints))}
+        return [_part(self.store, "representation_report", COMPENDIUM, arguments=arguments, inputs=inputs)]

@@ -30,6 +30,9 @@ GROUPS = {
     "published_comparison": "4_agreement",
     "training_corpus": "5_representation",
     "compound_embeddings": "5_representation",
+    "holdout_evaluation": "5_representation",
+    "op3_evaluation": "5_representation",
+    "representation_report": "5_representation",
 }
 """Stage → group. The UI sorts groups by name, so the numbers keep them in the order of the flow."""
 

@@ -42,12 +42,13 @@ from bench.shapes import NORMALIZED, Shape, read_jobs
 from bench.simulate import simulated_stratum
 from perturbridge_dagster.definitions import build_definitions
 from perturbridge_dagster.effects.strata import Stratum, strata_table
+from perturbridge_dagster.home import CURRENT
 from perturbridge_dagster.payloads.requests import DONE
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import Stamp, write_h5ad, write_json, write_parquet
 from resources.slurm import ledger
 from resources.slurm.settings import batch_seconds
-from resources.store import CURRENT, SETTINGS, Key, Output, Store
+from resources.store import SETTINGS, Key, Output, Store
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 STAGE = "condition_effects"

@@ -192,14 +192,15 @@ def _replicates(name: str, folder: Path) -> Request:
 
 def _corpus(names: Sequence[str], folder: Path) -> Request:
     strata = [(name, STRATA[name].dataset) for name in names]
-    return _of_effects("training_corpus", {"corpus": "all", "seed": 13}, strata, "grouped", folder)
+    arguments = {"corpus": "all", "datasets": sorted({dataset for _, dataset in strata}), "seed": 13}
+    return _of_effects("training_corpus", arguments, strata, "grouped", folder)
 
 
 def _training(names: Sequence[str], folder: Path) -> Request:
     corpus = _corpus(names, folder)
     if verified(corpus, deep=False) is None:
         _run(folder, [corpus])
-    arguments = {"corpus": "all", "model": "scalar_lpm", "settings": "small", "seed": 13, "unaccepted_inputs": []}
+    arguments = {"corpus": "all", "model": "scalar_lpm", "settings": "small", "seeds": [13], "processes": 1, "unaccepted_inputs": []}
     inputs = {"corpus": Input(str(corpus.output), corpus.digest)}
     key = "-".join(names).replace(" ", "_")
     return Request(

@@ -12,7 +12,17 @@ import dagster as dg
 # Partitioned asset checks are in preview in Dagster 1.13; our checks depend on them, and tests pin how they behave.
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-from assets import agreement, effects, overview, published, representation, sources  # noqa: E402 - after the filter
+from assets import (  # noqa: E402 - after the filter
+    agreement,
+    effects,
+    holdout,
+    op3,
+    overview,
+    published,
+    representation,
+    representation_report,
+    sources,
+)
 from assets.checks import stage_checks  # noqa: E402
 from assets.orphans import orphaned_jobs  # noqa: E402
 from assets.sensors import ALL_JOBS, stale_strata  # noqa: E402
@@ -32,6 +42,9 @@ STAGE_ASSETS = (
     published.published_comparison,
     representation.training_corpus,
     representation.compound_embeddings,
+    holdout.holdout_evaluation,
+    op3.op3_evaluation,
+    representation_report.representation_report,
 )
 """Assets of the flow, in order."""
 

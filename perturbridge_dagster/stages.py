@@ -168,27 +168,67 @@ _STAGES = (
     Stage(
         "training_corpus",
         "corpora",
-        "2",
+        "3",
         (
+            Check("definition", True, "The corpus has the datasets that its definition takes, and none that it leaves out."),
             Check("values", True, "Values are finite, doses positive, and no condition occurs twice."),
             Check(
-                "split_promise", True, "The split keeps its promise: no held-out perturbation is unknown to, or shared beyond, its split."
+                "split_promise", True, "Every split that suits the corpus keeps its promises: what is held out by its rule is not trained."
             ),
         ),
     ),
     Stage(
         "compound_embeddings",
         "embeddings",
-        "2",
+        "3",
         (
-            Check("vectors", True, "Every perturbation has one finite vector."),
-            Check("beats_baselines", False, "On the test split the model predicts better than the means it is compared with."),
+            Check("vectors", True, "Every perturbation has one finite vector a seed."),
+            Check("licence", True, "Vectors say that they may be redistributed if, and only if, every dataset of the corpus may be."),
+            Check("profile_scores", True, "Every score lies in the range of its metric, and all predictors are scored on the same."),
+            Check("beats_baselines", False, "On the test split the model predicts better than means and than what similar structures do."),
+        ),
+    ),
+    Stage(
+        "holdout_evaluation",
+        "evaluations/holdout",
+        "1",
+        (
+            Check("scores", True, "Every dataset that can be scored is scored by every predictor and seed, and intervals fit their means."),
+            Check(
+                "split_promise",
+                True,
+                "No run was trained on what it was scored on; every run was trained on all of its data, each value as often as any other.",
+            ),
+            Check("beats_baselines", False, "On every dataset a variant is surely better than the best baseline."),
+        ),
+    ),
+    Stage(
+        "op3_evaluation",
+        "evaluations/op3",
+        "1",
+        (
+            Check("scores", True, "Every predictor is scored once a seed, subset and metric, within the range of the metric."),
+            Check("held_out", True, "No compound is in train and test, and those seen and unseen by a corpus make all held-out ones."),
+            Check("intervals", True, "Means, differences and intervals are what the contract says of them."),
+            Check("beats_baselines", False, "The best network predicts held-out compounds better than what needs no network."),
+        ),
+    ),
+    Stage(
+        "representation_report",
+        "evaluations/report",
+        "1",
+        (
+            Check("parts", True, "The report names every output that it is made of, and every model beside every baseline, once."),
+            Check("complete", False, "Every corpus, model and evaluation that is kept current is in the report."),
         ),
     ),
 )
 
 STAGES = {stage.name: stage for stage in _STAGES}
 """Every stage that writes data, by name, in the order of the flow."""
+
+SIZES = ("small", "published")
+"""Sizes of what models are trained with: for the sample, in minutes; as published, for the whole compendium on a GPU."""
 
 MODELS = ("scalar_lpm", "multi_output_lpm")
 """Models that compound_embeddings trains; every other predictor of an evaluation is a baseline."""

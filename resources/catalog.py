@@ -65,8 +65,22 @@ _TABLES = {
     "published_genes": ("published_comparison", "genes.parquet"),
     "published_unmatched": ("published_comparison", "unmatched.parquet"),
     "corpus_conditions": ("training_corpus", "conditions.parquet"),
+    "corpus_compounds": ("training_corpus", "compounds.parquet"),
     "embeddings": ("compound_embeddings", "embeddings.parquet"),
     "evaluation": ("compound_embeddings", "evaluation.parquet"),
+    **{
+        f"holdout_{table}": ("holdout_evaluation", f"{table}.parquet")
+        for table in ("datasets", "runs", "errors", "summary", "comparisons", "profiles")
+    },
+    "op3_scores": ("op3_evaluation", "scores.parquet"),
+    "op3_summary": ("op3_evaluation", "summary.parquet"),
+    "op3_compounds": ("op3_evaluation", "compounds.parquet"),
+    "profile_scores": ("compound_embeddings", "profile_scores.parquet"),
+    "neighbours": ("compound_embeddings", "neighbours.parquet"),
+    **{f"embedding_{table}": ("compound_embeddings", f"{table}.parquet") for table in ("stability", "mechanisms", "map")},
+    "training_history": ("compound_embeddings", "training.parquet"),
+    "representation_verdicts": ("representation_report", "verdicts.parquet"),
+    "representation_parts": ("representation_report", "parts.parquet"),
 }
 """View → stage and file."""
 
@@ -116,12 +130,33 @@ _MEANINGS = {
     "published_strata": contract.PUBLISHED_STRATA,
     "published_genes": contract.PUBLISHED_GENES,
     "published_unmatched": contract.PUBLISHED_UNMATCHED,
+    "corpus_conditions": contract.CORPUS_CONDITIONS,
+    "corpus_compounds": contract.CORPUS_COMPOUNDS,
     "evaluation": contract.EVALUATION,
+    "holdout_datasets": contract.HOLDOUT_DATASETS,
+    "holdout_runs": contract.HOLDOUT_RUNS,
+    "holdout_errors": contract.HOLDOUT_ERRORS,
+    "holdout_summary": contract.HOLDOUT_SUMMARY,
+    "holdout_comparisons": contract.HOLDOUT_COMPARISONS,
+    "holdout_profiles": contract.HOLDOUT_PROFILES,
+    "op3_scores": contract.OP3_SCORES,
+    "op3_summary": contract.OP3_SUMMARY,
+    "op3_compounds": contract.OP3_COMPOUNDS,
+    "profile_scores": contract.PROFILE_SCORES,
+    "embeddings": contract.COMPOUND_EMBEDDINGS,
+    "neighbours": contract.NEIGHBOURS,
+    "embedding_stability": contract.EMBEDDING_STABILITY,
+    "embedding_mechanisms": contract.EMBEDDING_MECHANISMS,
+    "embedding_map": contract.EMBEDDING_MAP,
+    "training_history": contract.TRAINING_HISTORY,
+    "representation_verdicts": contract.REPRESENTATION_VERDICTS,
+    "representation_parts": contract.REPRESENTATION_PARTS,
 }
 """View → table of the contract, whose meanings the view and its columns carry as comments."""
 
 _CAME_LATER = (
-    *("gene_filter.parquet", "dropped_genes.parquet", "compound_identity.parquet"),
+    *("gene_filter.parquet", "dropped_genes.parquet", "compound_identity.parquet", "compounds.parquet", "profile_scores.parquet"),
+    *("stability.parquet", "mechanisms.parquet", "map.parquet", "training.parquet"),
     *(file for stage, file in _TABLES.values() if stage in ("cross_dataset_agreement", "replicate_agreement", "compendium_agreement")),
 )
 """Files that outputs of earlier contracts lack."""
@@ -130,6 +165,9 @@ _SQL_TYPES = {"string": "VARCHAR", "bool": "BOOLEAN", "int32": "INTEGER", "int64
 
 _COLUMNS = {"contrasts.parquet": contract.CONTRASTS, "genes.parquet": contract.GENES}
 """File → its table. Columns that came after contract 1.0 are null where no output has them, so that queries need not know."""
+
+_KEYS = {"training_corpus": ("corpus",), "compound_embeddings": ("corpus", "model")}
+"""Stage → what the key of its outputs says, for stages of which several outputs have rows of the same kind about the same data."""
 
 EXAMPLES = {
     "What a compound does, strongest genes first": (
@@ -144,6 +182,10 @@ EXAMPLES = {
         "SELECT left_dataset, right_dataset, n_compounds_observed AS compounds, observed, observed_low, observed_high, delta,\n"
         "       target_peers_delta\n"
         "FROM agreement_pairs WHERE metric = 'direction_agreement_p05' ORDER BY observed DESC;"
+    ),
+    "Compounds that models take for alike": (
+        "SELECT corpus, model, rank, neighbour_perturbagen, cosine, n_seeds\n"
+        "FROM neighbours WHERE perturbagen ILIKE 'vorinostat%' ORDER BY corpus, model, rank LIMIT 20;"
     ),
 }
 """Words → query; shown with the catalog and run by its test."""
@@ -180,9 +222,7 @@ def build_catalog(file: Path, outputs: Sequence[Output], states: Mapping[Key, st
         connection.begin()  # a statement of its own costs a write to disk
         connection.execute("CREATE TABLE effect_files AS SELECT * FROM keys")
         for view in made:
-            listed_files = ", ".join(_quoted(path) for path, _ in files[view])
-            keyed = ", filename = true" if _of_effects(view) else ""
-            relation = f"read_parquet([{listed_files}], union_by_name = true{keyed})"
+            relation = _relation(connection, view, files[view])
             if view.endswith("_gene_filter"):
                 query = f"SELECT f.dataset, f.stratum, g.* EXCLUDE (filename) FROM {relation} g JOIN effect_files f USING (filename)"
             else:
@@ -210,6 +250,20 @@ def _has(output: Output, name: str) -> bool:
 def _of_effects(view: str) -> bool:
     """Whether rows of a view belong to a stratum that only their file tells."""
     return _TABLES[view][0].endswith("_effects")
+
+
+def _relation(connection: duckdb.DuckDBPyConnection, view: str, files: Sequence[tuple[Path, Key]]) -> str:
+    """The rows of all files of a view as SQL, with what only the key of an output tells of its rows: see :data:`_KEYS`."""
+    names = _KEYS.get(_TABLES[view][0])
+    if not names:
+        keyed = ", filename = true" if _of_effects(view) else ""
+        return f"read_parquet([{', '.join(_quoted(path) for path, _ in files)}], union_by_name = true{keyed})"
+    selected = []
+    for path, key in files:
+        present = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM read_parquet({_quoted(path)})").fetchall()}
+        told = [f"{_quoted(value)} AS {name}" for name, value in zip(names, key, strict=True) if name not in present]
+        selected.append(f"SELECT {', '.join([*told, '*'])} FROM read_parquet({_quoted(path)})")
+    return f"({' UNION ALL BY NAME '.join(selected)})"
 
 
 def _absent_columns(connection: duckdb.DuckDBPyConnection, relation: str, name: str) -> str:

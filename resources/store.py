@@ -20,16 +20,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError, UnacceptedInputError
-from perturbridge_dagster.home import native_folder
+from perturbridge_dagster.home import CURRENT, current_output, native_folder, outputs_folder
 from perturbridge_dagster.payloads.requests import DONE, Outcome, Request
-from perturbridge_dagster.stages import STAGES, SUITE_VERSION
+from perturbridge_dagster.stages import SIZES, STAGES, SUITE_VERSION
 from perturbridge_dagster.written import Stamp, read_stamp, write_json
 
 if TYPE_CHECKING:
     from perturbridge_dagster.agreement.options import AgreementOptions
 
 ACCEPTED = "accepted.json"
-CURRENT = "current.json"
 SETTINGS = "settings.toml"
 DOWNLOAD = "download"
 """Stands in ``[sources]`` of the settings in place of a folder: the native files are fetched."""
@@ -203,15 +202,27 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
         InputError
             If the file cannot be read, or says something else there.
         """
-        settings = read_settings(self.root).get("published", {})
+        return self._folder_of("published", example="chem-perturbridge")
+
+    def op3_benchmark_folder(self) -> Path | None:
+        """Folder of the files of the OP3 benchmark, ``folder`` of ``[op3_benchmark]`` of ``settings.toml``; None where it has none.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, or says something else there.
+        """
+        return self._folder_of("op3_benchmark", example="sources/op3_benchmark/native")
+
+    def _folder_of(self, table: str, *, example: str) -> Path | None:
+        """The folder that a table of ``settings.toml`` names, which holds nothing else."""
+        settings = read_settings(self.root).get(table, {})
         file = self.root / SETTINGS
         if not isinstance(settings, dict) or set(settings) - {"folder"}:
-            raise InputError("is not what [published] may hold", file=file, column="published", expected='folder = "a path in quotes"')
+            raise InputError(f"is not what [{table}] may hold", file=file, column=table, expected='folder = "a path in quotes"')
         folder = settings.get("folder")
         if folder is not None and not isinstance(folder, str):
-            raise InputError(
-                "is not a folder", file=file, column="published.folder", expected='a path in quotes, as in "chem-perturbridge"'
-            )
+            raise InputError("is not a folder", file=file, column=f"{table}.folder", expected=f'a path in quotes, as in "{example}"')
         return None if folder is None else self.root / Path(folder).expanduser()
 
     def agreement_options(self) -> AgreementOptions:
@@ -230,21 +241,63 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
             raise InputError("is not a table", file=file, column="agreement", expected="[agreement], with one line an option below it")
         return agreement_options(table, file)
 
+    def representation_size(self) -> str:
+        """Size of the settings that models are trained with: ``size`` of ``[representation]`` of ``settings.toml``, or small.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, or says something else there.
+        """
+        return str(self._representation()["size"])
+
+    def representation_is_faithful(self) -> bool:
+        """Whether evaluations repeat the published ones with their known faults: ``faithful`` of ``[representation]``, or not.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, or says something else there.
+        """
+        return bool(self._representation()["faithful"])
+
+    def representation_processes(self) -> int:
+        """Processes that train a model together, with a GPU each where there are any: ``processes`` of ``[representation]``, or one.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read, or says something else there.
+        """
+        return int(self._representation()["processes"])
+
+    def _representation(self) -> dict[str, Any]:
+        """Size of what models are trained with, by how many processes, and whether evaluations repeat the published faults."""
+        chosen: dict[str, Any] = {"size": SIZES[0], "faithful": False, "processes": 1}
+        table = read_settings(self.root).get("representation", {})
+        is_table = isinstance(table, dict) and not set(table) - set(chosen)
+        chosen |= table if is_table else {}
+        is_count = type(chosen["processes"]) is int and chosen["processes"] >= 1
+        if not is_table or chosen["size"] not in SIZES or not isinstance(chosen["faithful"], bool) or not is_count:
+            words = f"size = {' or '.join(json.dumps(name) for name in SIZES)}; faithful = true or false; processes = a number from 1"
+            raise InputError("is not what [representation] may hold", file=self.root / SETTINGS, column="representation", expected=words)
+        return chosen
+
     # ---- outputs -------------------------------------------------------------------------------------------------------------
 
     def folder(self, stage: str, key: Key) -> Path:
         """Folder that holds the outputs of a key, one folder a digest."""
-        return self.root.joinpath(STAGES[stage].folder, *key)
+        return outputs_folder(self.root, stage, key)
 
     def current(self, stage: str, key: Key) -> Output | None:
         """The current output of a key, or None."""
-        folder = self.folder(stage, key)
-        try:
-            pointer = json.loads((folder / CURRENT).read_text())
-        except FileNotFoundError:
-            return None
-        output = Output(stage, key, folder / pointer["output"], pointer["digest"])
-        return output if (output.folder / DONE).is_file() else None
+        found = current_output(self.root, stage, key)
+        return Output(stage, key, *found) if found and (found[0] / DONE).is_file() else None
+
+    def published_keys(self, stage: str) -> list[Key]:
+        """Every key of a stage that has a current output, whether or not anything asks for it now."""
+        folder = self.folder(stage, ())
+        return sorted(file.parent.relative_to(folder).parts for file in folder.rglob(CURRENT))
 
     def publish(self, stage: str, key: Key, outcome: Outcome) -> Output:
         """Make the output of an outcome the current one of its key.

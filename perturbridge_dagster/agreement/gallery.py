@@ -116,7 +116,12 @@ def draw_all(stage: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, bytes]
     -------
     Name → PNG.
     """
-    return {name: picture.draw(*(tables[table] for table in picture.tables)) for name, picture in PICTURES[stage].items()}
+    return draw(PICTURES[stage], tables)
+
+
+def draw(pictures: Mapping[str, Picture], tables: Mapping[str, pd.DataFrame]) -> dict[str, bytes]:
+    """Draw pictures from tables by name; name → PNG."""
+    return {name: picture.draw(*(tables[table] for table in picture.tables)) for name, picture in pictures.items()}
 
 
 def redraw(stage: str, folder: Path) -> dict[str, bytes]:

@@ -1,14 +1,13 @@
 """The report: what the tables of agreement say, in sentences that a biologist can read.
 
-Belongs here: sentences made from numbers of the tables, as Markdown, and the page of HTML made of it. Does not belong here: computing
-anything that a table should hold, or pictures (``figures.py``, ``heatmaps.py``).
+Belongs here: sentences made from numbers of the tables, as Markdown. Does not belong here: computing anything that a table should hold,
+or pictures (``figures.py``, ``heatmaps.py``).
 
 A section whose table is empty is not written.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,17 +15,12 @@ import pandas as pd
 
 from perturbridge_dagster.agreement.labels import HEADLINE_METRICS, dataset_label, in_registry_order, pair_label
 from perturbridge_dagster.agreement.metrics import METRICS
+from perturbridge_dagster.reports import listed, markdown_table, number, plural, with_interval
 
 FEW_COMPOUNDS = 10
 """Compounds below which a mean says little and its interval is unreliable."""
 
 _DIRECTION, _SIGNIFICANT_GENES, _ALL_GENES = HEADLINE_METRICS
-
-_STYLE = """
-body { font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.45; color: #222 }
-table { border-collapse: collapse; font-size: 0.9rem } th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #ddd; text-align: left }
-img { max-width: 100% } h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 1.8rem }
-"""
 
 BASELINES_EXPLAINED = """\
 A number alone does not tell whether two datasets agree *on a compound*: compounds that stress or kill cells change many of the same \
@@ -41,30 +35,9 @@ dataset is the plainest sign of agreement on the compound; the percentile says w
 """
 
 
-def _number(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
 def _with_interval(row: Mapping[str, Any], name: str) -> str:
     """A mean with its interval, or without one where there is none."""
-    if pd.isna(row[name]):
-        return "not defined"
-    if pd.isna(row[f"{name}_low"]):
-        return f"{_number(row[name])} (no interval)"
-    return f"{_number(row[name])} [{_number(row[f'{name}_low'])}, {_number(row[f'{name}_high'])}]"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Words joined as in a sentence."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)])
-
-
-def _plural(n: int, one: str, many: str) -> str:
-    return f"{n:,} {one if n == 1 else many}"
+    return with_interval(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
 
 Row = dict[str, Any]
@@ -86,7 +59,7 @@ def _printed(names: Names) -> str:
 
 
 def _printed_list(rows: Iterable[Names]) -> str:
-    return _listed([_printed(names) for names in rows])
+    return listed([_printed(names) for names in rows])
 
 
 # ---- one pair, one dataset ---------------------------------------------------------------------------------------------------
@@ -107,14 +80,14 @@ def pair_report(summary: pd.DataFrame) -> str:
     if summary.empty:
         return "The two datasets share no condition, so there is nothing to compare.\n"
     first = summary.iloc[0]
-    conditions = _plural(int(first["n_conditions"]), "condition", "conditions")
-    compounds = _plural(int(first["n_compounds"]), "compound", "compounds")
+    conditions = plural(int(first["n_conditions"]), "condition", "conditions")
+    compounds = plural(int(first["n_compounds"]), "compound", "compounds")
     said = [f"**{pair_label(first['left_dataset'], first['right_dataset'])}** share {conditions} of {compounds}."]
     rows = _headlines(summary)
     said += [_said_of(row, metric) for metric, row in rows.items()]
     few = [METRICS[metric].title.lower() for metric, row in rows.items() if row["n_compounds_observed"] < FEW_COMPOUNDS]
     if few:
-        said.append(f"*Caution: fewer than {FEW_COMPOUNDS} compounds stand behind {_listed(few)}; read the numbers as anecdotes.*")
+        said.append(f"*Caution: fewer than {FEW_COMPOUNDS} compounds stand behind {listed(few)}; read the numbers as anecdotes.*")
     return "\n\n".join(said) + "\n"
 
 
@@ -125,18 +98,18 @@ def _headlines(summary: pd.DataFrame) -> dict[str, Row]:
 
 def _said_of(row: Row, metric: str) -> str:
     """One metric of a pair: the score, and where it lies beside the baselines."""
-    compounds = _plural(int(row["n_compounds_observed"]), "compound", "compounds")
+    compounds = plural(int(row["n_compounds_observed"]), "compound", "compounds")
     said = f"{METRICS[metric].title}: {_with_interval(row, 'observed')} over {compounds}."
     against = {"delta": "the mean of others in the own dataset", "target_peers_delta": "single others in the other dataset"}
     parts = [_beside(row, name, words) for name, words in against.items() if pd.notna(row.get(name))]
-    return f"{said} That is {_listed(parts)}." if parts else said
+    return f"{said} That is {listed(parts)}." if parts else said
 
 
 def _beside(row: Row, name: str, words: str) -> str:
     """Where a score lies beside a baseline, which `words` name: above or below it where the interval of the difference says so."""
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     side = "above" if low > 0 else "below" if high < 0 else "not told apart from"
-    return f"{side} {words} ({'+' if value > 0 else ''}{_number(value)})"
+    return f"{side} {words} ({'+' if value > 0 else ''}{number(value)})"
 
 
 def replicates_report(summary: pd.DataFrame) -> str:
@@ -154,13 +127,13 @@ def replicates_report(summary: pd.DataFrame) -> str:
     if summary.empty:
         return "No condition has two replicates, so there is nothing to compare.\n"
     first = summary.iloc[0]
-    conditions = _plural(int(first["n_conditions"]), "condition has", "conditions have")
-    compounds = _plural(int(first["n_compounds"]), "compound", "compounds")
+    conditions = plural(int(first["n_conditions"]), "condition has", "conditions have")
+    compounds = plural(int(first["n_compounds"]), "compound", "compounds")
     said = [f"**{dataset_label(first['dataset'])}**: {conditions} replicates, of {compounds}."]
     said += [_said_of(row, metric) for metric, row in _headlines(summary).items()]
     unmatched = summary["unmatched"].dropna()
     if len(unmatched):
-        shared = _number(unmatched.iloc[0])
+        shared = number(unmatched.iloc[0])
         said.append(
             f"Replicates of different compounds on one plate have a correlation of {shared}: that much is shared by wells of a plate."
         )
@@ -176,17 +149,17 @@ def _compared(overlaps: pd.DataFrame, matches: pd.DataFrame, datasets: Sequence[
     if simulated:
         lines += ["*The data are simulated: they show how to read this report, and say nothing of real assays.*", ""]
     if shared.empty:
-        return [*lines, f"{_listed([dataset_label(name) for name in in_registry_order(datasets)])} share no condition.", ""]
+        return [*lines, f"{listed([dataset_label(name) for name in in_registry_order(datasets)])} share no condition.", ""]
     folds = shared["median_dose_fold"]
     return [
         *lines,
-        f"{_plural(len(datasets), 'dataset', 'datasets')}: {_listed([dataset_label(name) for name in in_registry_order(datasets)])}.",
+        f"{plural(len(datasets), 'dataset', 'datasets')}: {listed([dataset_label(name) for name in in_registry_order(datasets)])}.",
         "",
-        f"{_plural(int(shared['n_conditions'].sum()), 'condition', 'conditions')} that two datasets have in common — the same compound, "
-        f"cell context and time, doses nearest to each other — in {_plural(len(shared), 'pair', 'pairs')} of datasets, "
-        f"{_plural(matches['pubchem_cid'].nunique(), 'compound', 'compounds')} and "
-        f"{_plural(matches['cell_type'].nunique(), 'cell context', 'cell contexts')}. Matched doses differ by a factor of "
-        f"{_number(folds.min(), 1)} to {_number(folds.max(), 1)} (median of a pair).",
+        f"{plural(int(shared['n_conditions'].sum()), 'condition', 'conditions')} that two datasets have in common — the same compound, "
+        f"cell context and time, doses nearest to each other — in {plural(len(shared), 'pair', 'pairs')} of datasets, "
+        f"{plural(matches['pubchem_cid'].nunique(), 'compound', 'compounds')} and "
+        f"{plural(matches['cell_type'].nunique(), 'cell context', 'cell contexts')}. Matched doses differ by a factor of "
+        f"{number(folds.min(), 1)} to {number(folds.max(), 1)} (median of a pair).",
         "",
     ]
 
@@ -211,16 +184,16 @@ def _agreement(summary: pd.DataFrame) -> list[str]:
         share = pd.Series([row["observed"] for row in rows[_DIRECTION].values()]).median()
         said.append(
             f"Where a gene is significant in both datasets, it changes in the same direction in {share:.0%} of cases (median of "
-            f"{_plural(len(rows[_DIRECTION]), 'pair', 'pairs')}; half by chance)."
+            f"{plural(len(rows[_DIRECTION]), 'pair', 'pairs')}; half by chance)."
         )
     if rows[_ALL_GENES]:
         correlation = pd.Series([row["observed"] for row in rows[_ALL_GENES].values()]).median()
         said.append(
-            f"Over all genes, most of which a compound does not touch, log fold changes have a rank correlation of {_number(correlation)}."
+            f"Over all genes, most of which a compound does not touch, log fold changes have a rank correlation of {number(correlation)}."
         )
     said.append("Means over compounds, with 95 % intervals from resampling compounds; n is the number of compounds:")
     head = ["pair", *(METRICS[metric].title for metric in HEADLINE_METRICS)]
-    return ["## How much two assays agree", "", " ".join(said), "", _table(head, table), ""]
+    return ["## How much two assays agree", "", " ".join(said), "", markdown_table(head, table), ""]
 
 
 def _verdicts(summary: pd.DataFrame) -> list[str]:
@@ -250,7 +223,7 @@ def _replicates(summary: pd.DataFrame) -> list[str]:
             _printed(names),
             f"{row['n_conditions']:,}",
             *(_with_interval(found[names], "observed") if names in found else "–" for found in rows.values()),
-            "–" if pd.isna(row["unmatched"]) else _number(row["unmatched"]),
+            "–" if pd.isna(row["unmatched"]) else number(row["unmatched"]),
         ]
         for names, row in rows[_ALL_GENES].items()
     ]
@@ -261,7 +234,7 @@ def _replicates(summary: pd.DataFrame) -> list[str]:
         "Two datasets cannot be expected to agree better than replicates within one. Single replicates are noisier than the grouped "
         "conditions that are compared between datasets, so this is a guide and no strict ceiling.",
         "",
-        _table(head, table),
+        markdown_table(head, table),
         "",
     ]
 
@@ -301,13 +274,13 @@ def _retrieval(summary: pd.DataFrame) -> list[str]:
         [
             _printed(names),
             f"{row['n_queries']:,}",
-            f"{_with_interval(row, 'normalised_rank')} ({_number(row['expected_normalised_rank'])})",
+            f"{_with_interval(row, 'normalised_rank')} ({number(row['expected_normalised_rank'])})",
             f"{row['recall_at_1']:.0%} ({row['expected_recall_at_1']:.0%})",
             f"{row['recall_at_10']:.0%} ({row['expected_recall_at_10']:.0%})",
         ]
         for names, row in rows.items()
     ]
-    said = f"Better than chance: {_listed(found)}." if found else "In no pair is that clearly better than chance."
+    said = f"Better than chance: {listed(found)}." if found else "In no pair is that clearly better than chance."
     if 1 < len(found) == len(rows):
         said = "That is better than chance in every pair."
     return [
@@ -317,7 +290,7 @@ def _retrieval(summary: pd.DataFrame) -> list[str]:
         "cosine of log fold changes. 1 means that its match comes first, 0 that it comes last; in brackets what random order gives. "
         f"{said}",
         "",
-        _table(["pair", "queries", "normalised rank", "match comes first", "match among the first 10"], table),
+        markdown_table(["pair", "queries", "normalised rank", "match comes first", "match among the first 10"], table),
         "",
     ]
 
@@ -364,7 +337,7 @@ def _changed_by_options(variants: pd.DataFrame) -> str:
         return ""
     return (
         f"What counts as a match matters: direction agreement moves most for {_printed(names)}, by "
-        f"{'+' if change > 0 else ''}{_number(change)} under the option {variant}."
+        f"{'+' if change > 0 else ''}{number(change)} under the option {variant}."
     )
 
 
@@ -419,30 +392,3 @@ def compendium_report(
     lines += [*_verdicts(summary), *_strength(strength), *_retrieval(retrieval)]
     lines += [*_replicates(replicates), *_cautions(summary, conditions, variants, surviving)]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def to_html(markdown: str, pictures: Mapping[str, bytes]) -> str:
-    """A page of HTML that stands alone.
-
-    Parameters
-    ----------
-    markdown
-        The report.
-    pictures
-        Caption → PNG, shown below the text.
-    """
-    from html import escape
-
-    from markdown_it import MarkdownIt
-
-    body = MarkdownIt("commonmark").enable("table").render(markdown)
-    title = escape(markdown.splitlines()[0].lstrip("# "))
-    shown = "".join(
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
-        for caption, png in pictures.items()
-    )
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style></head>\n'
-        f"<body>\n{body}\n{shown}</body>\n</html>\n"
-    )

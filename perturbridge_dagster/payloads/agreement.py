@@ -194,9 +194,10 @@ def compendium_agreement(request: Request, folder: Path) -> None:
     from perturbridge_dagster.agreement import compendium, summary
     from perturbridge_dagster.agreement.gallery import PICTURES
     from perturbridge_dagster.agreement.labels import HEADLINE_METRICS
-    from perturbridge_dagster.agreement.report import compendium_report, to_html
+    from perturbridge_dagster.agreement.report import compendium_report
     from perturbridge_dagster.agreement.sensitivity import surviving_scores, z_scored
     from perturbridge_dagster.agreement.strength import agreement_strength
+    from perturbridge_dagster.reports import to_html
 
     matches = _joined(request, "matched", "matched", "matched_conditions")
     conditions, pairwise, units, pairs, cell_contexts, retrieval = (

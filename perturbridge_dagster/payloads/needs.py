@@ -99,6 +99,10 @@ def joint(needs: Iterable[Needs]) -> Needs:
     )
 
 
+_TRAINING = ("compound_embeddings", "holdout_evaluation", "op3_evaluation")
+"""Tasks that train."""
+
+
 def needs_of(request: Request) -> Needs:
     """What a request needs, from the sizes of its inputs.
 
@@ -115,7 +119,8 @@ def needs_of(request: Request) -> Needs:
         log.warning("%s: the sizes of its inputs are not known (%s), so the least is asked for", request.task, error)
         sizes = {}
     # of the published size, training is for a GPU; a small one is done before a GPU is free
-    gpus = 1 if request.task == "compound_embeddings" and request.arguments.get("settings") == "published" else 0
+    processes = int(request.arguments.get("processes", 1))
+    gpus = processes if request.task in _TRAINING and request.arguments.get("settings") == "published" else 0
     return replace(from_sizes(request.task, sizes), gpus=gpus)
 
 
@@ -257,12 +262,34 @@ def _published(request: Request) -> Sizes:
     return {"effects": _contrasts_genes(request.path("effects")), "bytes": float(sum(file.stat().st_size for file in files))}
 
 
+def _op3(request: Request) -> Sizes:
+    """Fits of networks: members of both stages × repetitions × runs, once more to choose epochs, for each descriptor and mode."""
+    from perturbridge_dagster.representation.op3.members import SETTINGS
+
+    settings = SETTINGS[request.arguments["settings"]]
+    members = len(settings.stage_one) + len(settings.stage_two)
+    descriptors = 1 + len(settings.modes) * (1 + len(request.arguments["corpora"]))
+    return {"fits": float(members * settings.repetitions * (len(settings.seeds) + 1) * descriptors)}
+
+
 def _corpus(request: Request) -> Sizes:
     """Values of a corpus."""
     import pyarrow.parquet as pq
 
     shards = pq.read_table(request.path("corpus") / "shards.parquet", columns=["n_values"])
     return {"values": float(sum(shards["n_values"].to_pylist()))}
+
+
+_PASSES = {"molecules": 16_000, "parents": 16_000}
+"""Split rule → passes over the corpus of its published study: 200 epochs of ten seeds of eight variants, of which those of a target are
+trained on a part each. The other rules have 200 epochs of ten seeds of one model, and 25 of another."""
+
+
+def _holdout(request: Request) -> Sizes:
+    """Values of a corpus, and how often they are trained on in all, where that is more than a few times."""
+    sizes = _corpus(request)
+    passes = _PASSES.get(request.arguments["rule"], 2_025) if request.arguments["settings"] == "published" else 0
+    return {**sizes, "values_trained": passes * sizes["values"]}
 
 
 # ---- the model ---------------------------------------------------------------------------------------------------------------
@@ -294,6 +321,14 @@ _MODELS = {
     ),
     "training_corpus": _Model(_effects, "training_corpus"),
     "compound_embeddings": _Model(_corpus, "compound_embeddings", cpus=4),
+    "representation_report": _Model(lambda _: {}, {"memory": {CONSTANT: 1.0 * GIB}, "seconds": {CONSTANT: 20.0}}, cpus=1),
+    # on a GPU, from what was published for the molecule hold-out: 391 hours
+    "holdout_evaluation": _Model(
+        _holdout,
+        {"memory": {CONSTANT: 3.0 * GIB, "values": 2.0}, "seconds": {CONSTANT: 60.0, "values": 1e-5, "values_trained": 5e-8}},
+        cpus=4,
+    ),
+    "op3_evaluation": _Model(_op3, {"memory": {CONSTANT: 3.0 * GIB}, "seconds": {CONSTANT: 30.0, "fits": 0.5}}),
 }
 
 TERMS = (
@@ -309,6 +344,8 @@ TERMS = (
     "most_effects",
     "matches",
     "values",
+    "values_trained",
+    "fits",
 )
 """Sizes of inputs."""
 

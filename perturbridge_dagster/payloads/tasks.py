@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError
-from perturbridge_dagster.payloads import agreement, representation
+from perturbridge_dagster.payloads import agreement, holdout, op3, representation
 from perturbridge_dagster.payloads.outputs import stamp_of, write_figure
 from perturbridge_dagster.payloads.requests import Request
 from perturbridge_dagster.written import (
@@ -234,5 +234,8 @@ TASKS: dict[str, Task] = {
     "published_comparison": published_comparison,
     "training_corpus": representation.training_corpus,
     "compound_embeddings": representation.compound_embeddings,
+    "holdout_evaluation": holdout.holdout_evaluation,
+    "op3_evaluation": op3.op3_evaluation,
+    "representation_report": representation.representation_report,
 }
 """Stage → its task."""

@@ -29,7 +29,7 @@ from perturbridge_dagster.contract import (
     version_numbers,
 )
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.quality import agreement, representation
+from perturbridge_dagster.quality import agreement, holdout, op3, representation
 from perturbridge_dagster.quality.defects import (
     controls_by_plate,
     doses_off_the_grid,
@@ -365,5 +365,8 @@ CHECKS: dict[str, Callable[[Path], Findings]] = {
     "published_comparison": published_comparison,
     "training_corpus": representation.training_corpus,
     "compound_embeddings": representation.compound_embeddings,
+    "holdout_evaluation": holdout.holdout_evaluation,
+    "op3_evaluation": op3.op3_evaluation,
+    "representation_report": representation.representation_report,
 }
 """Stage → function that judges an output folder of it."""

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbridge_dagster.agreement.report import compendium_report, pair_report, replicates_report, to_html
+from perturbridge_dagster.agreement.report import compendium_report, pair_report, replicates_report
 from perturbridge_dagster.agreement.summary import agreement_summary, agreement_units, replicate_conditions, replicate_summary
+from perturbridge_dagster.reports import to_html
 from tests.agreement.scored import random_replicate_scores, random_scores
 
 METRICS = ("direction_agreement_p05", "deg_spearman_p05", "spearman_logFC")

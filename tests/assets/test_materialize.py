@@ -25,6 +25,8 @@ def test_real_files_are_never_mixed_with_the_sample(tmp_path):
     assert not use_sample(tmp_path)
     assert (tmp_path / SETTINGS).read_text() == settings
     assert not (tmp_path / "sample").exists()
+    (tmp_path / SETTINGS).write_text('[op3_benchmark]\nfolder = "/data/op3"\n')
+    assert not use_sample(tmp_path), "nor is a real benchmark"
 
 
 @pytest.mark.slow
@@ -38,6 +40,9 @@ def test_the_sample_is_used_where_nothing_is_configured_and_comments_stay(tmp_pa
     folders = Store(home=str(tmp_path)).source_folders()
     assert set(folders) == set(DATASETS)
     assert all(folder.is_dir() for folder in folders.values())
+    benchmark = Store(home=str(tmp_path)).op3_benchmark_folder()
+    assert benchmark == tmp_path / "sample" / "op3_benchmark"
+    assert len(list(benchmark.iterdir())) == 3
 
 
 @pytest.mark.slow
@@ -65,6 +70,8 @@ def test_every_check_of_the_sample_is_judged_and_none_stops(demo_home):
         # many nuclei with few counts
         ("condition_effects", "gene_support"),
         ("replicate_effects", "gene_support"),
+        # a small study: a few hundred steps
+        ("holdout_evaluation", "beats_baselines"),
     }
 
 

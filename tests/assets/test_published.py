@@ -115,7 +115,7 @@ def test_a_release_of_the_same_fit_is_compared_checked_and_in_the_catalog(home: 
     assert (recorded["name"], recorded["bytes"]) == (file.name, file.stat().st_size)
     assert output.stamp().source_datasets == (DATASET,)
     with home.instance() as instance:
-        assert "not_configured" not in coverage_of(home, instance)
+        assert "published_comparison" not in coverage_of(home, instance)["not_configured"].md_str
     with duckdb.connect(str(home.path / "catalog.duckdb"), read_only=True) as connection:
         assert connection.execute("SELECT count(*) FROM published_comparison").fetchone()[0] == stratum["n_published_rows"]
 
