@@ -181,8 +181,9 @@ def test_compounds_of_one_parent_are_one(screen: EffectsInMemory) -> None:
     )
     columns = ["query_contrast", "similarity", "n_positives", "best_rank", "auroc", "centroid_rank"]
     found, expected, apart = (
-        retrieve_replicates({"A549": effects}, "sciplex", positives=("same_compound",), minimum_compounds=2, compound=compound)
-        .queries.sort_values(["query_contrast", "similarity"], ignore_index=True)[columns]
+        retrieve_replicates(
+            {"A549": effects}, "sciplex", positives=("same_compound",), minimum_compounds=2, compound=compound
+        ).queries.sort_values(["query_contrast", "similarity"], ignore_index=True)[columns]
         for effects, compound in ((by_parent, "parent_key"), (by_one_cid, "pubchem_cid"), (by_parent, "pubchem_cid"))
     )
     pd.testing.assert_frame_equal(found, expected)
