@@ -137,7 +137,7 @@ _STAGES = (
     Stage(
         "replicate_agreement",
         "agreement/replicates",
-        "2",
+        "3",
         (
             Check("scores", True, "Every metric lies in its range and every pair of replicates is scored once by each."),
             Check("intervals", True, "Means, counts and intervals of the summaries fit each other; missing intervals say why."),
@@ -147,7 +147,7 @@ _STAGES = (
     Stage(
         "compendium_agreement",
         "agreement/compendium",
-        "1",
+        "2",
         (
             Check("scores", True, "Every metric lies in its range and every match is scored once by each, over each set of genes."),
             Check("intervals", True, "Means, counts and intervals of the summaries fit each other; missing intervals say why."),

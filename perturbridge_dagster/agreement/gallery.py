@@ -88,6 +88,7 @@ PICTURES: dict[str, dict[str, Picture]] = {
         **_by_metric("violins", "observed beside baseline", "units", figures.pair_violins),
         **_by_metric("cell_contexts", "by cell context", "cell_contexts", heatmaps.cell_context_heatmap),
         "strength": Picture("Agreement by strength of the perturbation", ("conditions", "scores"), _pairwise(figures.agreement_scatter)),
+        "retrieval": Picture("How well signatures find their match in the other dataset", ("retrieval",), heatmaps.retrieval_heatmap),
         "replicate_metrics": Picture("Replicates of every dataset by every metric", ("replicates",), _pairwise(heatmaps.metric_heatmap)),
         **_by_metric("replicate_violins", "replicates beside baseline", "replicate_conditions", figures.pair_violins),
         **_by_metric("replicate_cell_contexts", "replicates by cell context", "replicate_cell_contexts", heatmaps.cell_context_heatmap),

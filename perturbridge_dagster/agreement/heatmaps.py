@@ -26,10 +26,11 @@ from perturbridge_dagster.agreement.labels import (
     pair_label,
 )
 from perturbridge_dagster.agreement.metrics import METRICS
+from perturbridge_dagster.agreement.similarity import REPRESENTATIONS, SIMILARITIES
 from perturbridge_dagster.contract import METRIC_NAMES
 from perturbridge_dagster.figures import to_png
 
-Quantity = Literal["observed", "delta", "target_centroid_delta", "source_peers_delta", "target_peers_delta"]
+Quantity = Literal["observed", "delta", "target_centroid_delta", "source_peers_delta", "target_peers_delta", "above_chance"]
 
 _MOST_ROWS = 80
 """Rows of a grid beyond which it could not be read."""
@@ -40,6 +41,7 @@ _QUANTITIES = {
     "target_centroid_delta": "Observed minus the mean of other compounds, other dataset",
     "source_peers_delta": "Observed minus single other compounds, own dataset",
     "target_peers_delta": "Observed minus single other compounds, other dataset",
+    "above_chance": "Observed minus what random order gives",
 }
 _OVERLAPS = {
     "n_compounds": "compounds",
@@ -162,6 +164,36 @@ def cell_context_heatmap(summary: pd.DataFrame, metric: str, quantities: Sequenc
     contexts = summary["cell_type"].value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable").index[:60]
     tables = {quantity: _pivoted(summary, _rows(summary), "cell_type", list(contexts), quantity) for quantity in quantities}
     return _panels(title, tables, [context_label(name) for name in contexts], slanted=True)
+
+
+def retrieval_heatmap(summary: pd.DataFrame) -> bytes:
+    """Draw how well signatures of every pair of datasets find their match, by each representation and similarity.
+
+    Parameters
+    ----------
+    summary
+        Table RETRIEVAL_PAIR of the contract; drawn are the rows over both directions and all cell contexts whose positives are matched
+        conditions.
+
+    Returns
+    -------
+    PNG: two grids, the normalised rank of the match (1 first, 0 last) and how far it lies above what random order gives.
+    """
+    title = "Retrieval of the matched condition"
+    over_all = summary["direction"].isna() & summary["cell_type"].isna() & (summary["positives"] == "matched_condition")
+    shown = summary[over_all & summary["normalised_rank"].notna()]
+    if shown.empty:
+        return nothing_to_show(title, "No pool was large enough to be searched.")
+    shown = shown.assign(
+        row=_row_names(shown),
+        by=shown["representation"] + "|" + shown["similarity"],
+        observed=shown["normalised_rank"],
+        above_chance=shown["above_expected"],
+    )
+    order = [f"{one}|{other}" for one in REPRESENTATIONS for other in SIMILARITIES if f"{one}|{other}" in set(shown["by"])]
+    quantities: tuple[Quantity, ...] = ("observed", "above_chance")
+    tables = {quantity: _pivoted(shown, _rows(shown), "by", order, quantity) for quantity in quantities}
+    return _panels(title, tables, [name.replace("signed_", "signed\n").replace("|", "\n") for name in order])
 
 
 def overlap_heatmap(overlaps: pd.DataFrame, quantity: str) -> bytes:

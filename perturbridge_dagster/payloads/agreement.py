@@ -146,7 +146,8 @@ def replicate_agreement(request: Request, folder: Path) -> None:
     strata = _strata(request, dataset)
     pairs, scores = score_replicates(strata, dataset, options=_score_options(request))
     log.info("scored %d pairs of replicates", len(pairs))
-    found = retrieve_replicates(strata, dataset, max_log10_dose_gap=request.arguments["max_log10_dose_gap"])
+    chosen = {name: request.arguments[name] for name in ("max_log10_dose_gap", "compound")}
+    found = retrieve_replicates(strata, dataset, **chosen)
     log.info("searched %d queries", len(found.queries))
     conditions = summary.replicate_conditions(scores, pairs)
     overall = summary.replicate_summary(conditions)

@@ -265,6 +265,47 @@ def read_parquet_table(file: Path, dataset: str) -> pd.DataFrame:
         raise InputError(f"the file cannot be read as Parquet ({error}).", dataset=dataset, file=file, advice="Fetch it again.") from error
 
 
+def read_curated_cells(cells_file: Path, columns: Sequence[str], cells: pd.Index, dataset: str, counts_file: Path) -> pd.DataFrame:
+    """The curated metadata of the cells of a counts file.
+
+    Parameters
+    ----------
+    cells_file
+        Parquet table with one row a cell, by cell id.
+    columns
+        Columns that it must have.
+    cells
+        Cell ids of the counts file.
+    dataset, counts_file
+        For messages.
+
+    Returns
+    -------
+    DataFrame
+        One row for each of `cells`, in their order; null where the curators do not know the cell.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or lacks a column, a cell occurs twice on either side, or no cell is in both.
+    """
+    curated = read_parquet_table(cells_file, dataset)
+    require_columns(curated, columns, dataset, cells_file)
+    for index, file in ((cells, counts_file), (curated.index, cells_file)):
+        require_unique(index.to_series(name="cell id"), "a cell", dataset, file)
+    if curated.index.equals(cells):
+        return curated
+    if not cells.isin(curated.index).any():
+        raise InputError(
+            "no cell of the counts file is in the curated table.",
+            dataset=dataset,
+            file=cells_file,
+            rows=list(cells[:5]),
+            expected="the cell ids of the counts file as index",
+        )
+    return curated.reindex(cells)
+
+
 def _plain_name(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 

@@ -26,6 +26,7 @@ from perturbridge_dagster.sources.native import (
     Reconciliation,
     first_known,
     only,
+    read_curated_cells,
     read_parquet_table,
     require_columns,
     require_controls,
@@ -97,20 +98,8 @@ def _genes(genes: pd.DataFrame, tables: list[Path], dataset: str, file: Path) ->
 
 def _cells(original: pd.DataFrame, cells_file: Path, dataset: Dataset, counts_file: Path, steps: Reconciliation) -> pd.DataFrame:
     """Metadata of every cell of the matrix, curated where the curators know the cell."""
-    curated = read_parquet_table(cells_file, dataset.id)
-    require_columns(curated, ["cell_line", "pert_compound", "pert_dose", "time", "plate", "well", "ncounts"], dataset.id, cells_file)
-    for table, file in ((original, counts_file), (curated, cells_file)):
-        require_unique(table.index.to_series(name="cell id"), "a cell", dataset.id, file)
-    known = original.index.isin(curated.index)
-    if not known.any():
-        raise InputError(
-            "no cell of the counts file is in the curated table.",
-            dataset=dataset.id,
-            file=cells_file,
-            rows=list(original.index[:5]),
-            expected="the cell ids of the counts file as index",
-        )
-    curated = curated.reindex(original.index)
+    columns = ["cell_line", "pert_compound", "pert_dose", "time", "plate", "well", "ncounts"]
+    curated = read_curated_cells(cells_file, columns, original.index, dataset.id, counts_file)
     product, catalogue = (
         text(original[name]) if name in original else pd.Series(None, index=original.index, dtype=object)
         for name in ("product_name", "catalog_number")

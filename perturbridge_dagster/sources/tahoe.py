@@ -31,6 +31,7 @@ from perturbridge_dagster.sources.native import (
     first_known,
     only,
     positive_integers,
+    read_curated_cells,
     read_parquet_table,
     require_columns,
     require_controls,
@@ -172,21 +173,7 @@ def _numbers(words: pd.Series, of_word: Callable[[pd.Series], pd.Series]) -> pd.
 
 def _cells(own: pd.DataFrame, cells_file: Path, dataset: Dataset, counts_file: Path) -> pd.DataFrame:
     """Metadata of every cell of a plate, in the order of the matrix."""
-    curated = read_parquet_table(cells_file, dataset.id)
-    require_columns(curated, CELL_COLUMNS, dataset.id, cells_file)
-    for table, file in ((own, counts_file), (curated, cells_file)):
-        require_unique(table.index.to_series(name="cell id"), "a cell", dataset.id, file)
-    if not own.index.equals(curated.index):
-        known = own.index.isin(curated.index)
-        if not known.any():
-            raise InputError(
-                "no cell of the counts file is in the curated table.",
-                dataset=dataset.id,
-                file=cells_file,
-                rows=list(own.index[:5]),
-                expected="the cell ids of the counts file as index",
-            )
-        curated = curated.reindex(own.index)
+    curated = read_curated_cells(cells_file, CELL_COLUMNS, own.index, dataset.id, counts_file)
     compound = _words(curated["pert_compound"])
     is_control = compound.isin(dataset.control.labels)
     require_controls(is_control, compound.cat.categories, dataset)

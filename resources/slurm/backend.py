@@ -173,7 +173,7 @@ class SlurmBackend:
         if job.failure == "out_of_memory" and job.asked_memory_bytes >= round(self._settings.max_memory_gib * 2**30):
             limits.append(f"max_memory_gib of [slurm] allows no more than {self._settings.max_memory_gib:g} GiB.")
         if job.failure == "timeout" and job.asked_seconds >= 3600 * self._settings.max_hours:
-            limits.append(f"max_hours of [slurm] allows no more than {self._settings.max_hours:g} h.")
+            limits.append(f"max_hours of [slurm] allows no more than {self._settings.max_hours:.3g} h.")
         return _explained(job, job.failure, [*([f"Tried {tries} times."] if tries > 1 else []), *limits])
 
 

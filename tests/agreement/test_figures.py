@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from perturbridge_dagster.agreement.figures import agreement_scatter, observed_and_baselines, pair_violins, replicate_figure
-from perturbridge_dagster.agreement.heatmaps import cell_context_heatmap, metric_heatmap, overlap_heatmap
+from perturbridge_dagster.agreement.heatmaps import cell_context_heatmap, metric_heatmap, overlap_heatmap, retrieval_heatmap
 from perturbridge_dagster.agreement.summary import agreement_summary, agreement_units, replicate_conditions, replicate_summary
 from tests.agreement.scored import random_replicate_scores, random_scores
 
@@ -56,6 +56,18 @@ def overlaps() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def retrieval() -> pd.DataFrame:
+    """Retrieval between two datasets over all, by two representations and similarities; and a row of one direction, which is not drawn."""
+    rows = [
+        ("tahoe", "my_screen", direction, None, one, other, "matched_condition", rank, rank - 0.5)
+        for direction, rank in ((None, 0.7), ("left_to_right", 0.9))
+        for one in ("logFC", "signed_significance")
+        for other in ("euclidean", "cosine")
+    ]
+    columns = ["left_dataset", "right_dataset", "direction", "cell_type", "representation", "similarity", "positives"]
+    return pd.DataFrame(rows, columns=[*columns, "normalised_rank", "above_expected"])
+
+
 FIGURES = {
     "scatter": (scatter, scores),
     "observed_and_baselines": (observed_and_baselines, units),
@@ -68,6 +80,7 @@ FIGURES = {
         partial(cell_context_heatmap, metric="spearman_logFC"),
         lambda: agreement_summary(units(), by_cell_context=True, n_resamples=20),
     ),
+    "retrieval": (retrieval_heatmap, retrieval),
     "overlap": (partial(overlap_heatmap, quantity="n_conditions"), overlaps),
 }
 
