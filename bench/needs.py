@@ -279,7 +279,7 @@ def cases() -> list[Case]:
     found += [Case(f"corpus, {' and '.join(names)}", partial(_corpus, names), number in (1, 3)) for number, names in enumerate(corpora)]
     found += [Case(f"training, {' and '.join(names)}", partial(_training, names), number in (1, 3)) for number, names in enumerate(corpora)]
     found += [
-        Case(f"harmonize, {dataset}, {n_samples}", partial(_harmonizing, dataset, n_samples), n_samples == 3_000)
+        Case(f"harmonize, {dataset}, {n_samples}", partial(_harmonizing, dataset, n_samples), n_samples in (10_000, 3_000))
         for dataset, sizes in {"l1000_phase1": (3_000, 10_000, 60_000), "vcpi_0001": (1_000, 3_000, 12_000)}.items()
         for n_samples in sizes
     ]

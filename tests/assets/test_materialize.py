@@ -70,7 +70,8 @@ def test_every_check_of_the_sample_is_judged_and_none_stops(demo_home):
         # many nuclei with few counts
         ("condition_effects", "gene_support"),
         ("replicate_effects", "gene_support"),
-        # a small study: a few hundred steps
+        # few values, and a small study: a few hundred steps
+        ("compound_embeddings", "beats_baselines"),
         ("holdout_evaluation", "beats_baselines"),
     }
 

@@ -306,4 +306,4 @@ def test_rows_of_several_corpora_are_told_apart(tmp_path: Path):
 
 def test_the_meanings_are_those_of_the_tables_that_the_views_show():
     assert set(_MEANINGS) <= set(_TABLES)
-    assert set(_TABLES) - set(_MEANINGS) == {"condition_tiles", "replicate_tiles", "embeddings"}
+    assert set(_TABLES) - set(_MEANINGS) == {"condition_tiles", "replicate_tiles"}
