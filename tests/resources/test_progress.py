@@ -1,5 +1,6 @@
 """What payloads tell of their progress is in the run's events while they work, wherever they run."""
 
+import gc
 import json
 import logging
 import time
@@ -121,6 +122,7 @@ def test_numbers_are_seen_while_a_slurm_job_works(double: Double, stalled: tuple
     request, pipe = stalled
     in_home = Request(request.task, request.arguments, request.inputs, request.code_version, str(double.home / "corpora" / "stalled"))
     assert_seen_while_the_payload_works(double.home, in_home, pipe, effects)
+    gc.collect()  # dagster-slurm leaves files open, which must not be found in the next test
 
 
 def test_where_no_asset_is_made_there_is_nothing_to_observe(tmp_path: Path):
