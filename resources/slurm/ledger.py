@@ -155,8 +155,8 @@ def dataset_of(request: Request) -> str | None:
 
 
 def key_of(request: Request) -> str:
-    """Dataset and stratum, pair, or corpus of a request, in words."""
-    names = ("dataset", "stratum", "left", "right", "corpus", "model")
+    """Dataset and stratum, pair, corpus or split rule of a request, in words."""
+    names = ("dataset", "stratum", "left", "right", "corpus", "model", "rule")
     return " ".join(str(request.arguments[name]) for name in names if name in request.arguments)
 
 

@@ -5,7 +5,6 @@ Runs that are to be killed are processes of their own. A job is held in the mids
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import time
@@ -125,10 +124,10 @@ def test_requests_share_a_job_and_its_figures_are_in_the_ledger(home: Home):
     one, two = home.corpus("one"), home.corpus("two")
     first = ensure(home.path, one, two)
     assert first.statuses == ["computed", "computed"]
-    assert first.payload_log == ["1 of 2: training_corpus one computed", "2 of 2: training_corpus two computed"]
+    assert first.payload_log == ["1 of 2: training_corpus all one computed", "2 of 2: training_corpus all two computed"]
     [job] = home.jobs
     assert job.digests == (one.digest, two.digest)
-    assert (job.state, job.failure, job.run_id, job.keys) == ("COMPLETED", None, first.run_id, ("one", "two"))
+    assert (job.state, job.failure, job.run_id, job.keys) == ("COMPLETED", None, first.run_id, ("all", "all"))
     assert home.cluster.ended(str(job.job_id)) == ("COMPLETED", "0:0")
     assert job.elapsed_seconds is not None
     assert job.node in ("node1", "node2")
@@ -206,7 +205,7 @@ def test_after_kill_9_a_run_of_the_same_requests_waits_for_their_job_and_another
 
     other = ensure(home.path, home.corpus("other"))
     assert other.statuses == ["computed"]
-    assert json.loads((home.corpus("other").output / "corpus.json").read_text())["name"] == "other"
+    assert verified(home.corpus("other")) is not None
     assert other.outcomes[0].done["slurm_job_id"] != str(orphan.job_id), "never taken from the job of other requests"
 
     with home.running(home.corpus("first"), stalled) as again:
