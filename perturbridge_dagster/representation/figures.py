@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from perturbridge_dagster.agreement.gallery import Picture
-from perturbridge_dagster.figures import to_png
+from perturbridge_dagster.figures import points_with_intervals, to_png
 from perturbridge_dagster.representation.baselines import BASELINES
 from perturbridge_dagster.representation.verdicts import model_of
 
@@ -277,14 +277,9 @@ def difference_bars(profiles: pd.DataFrame) -> bytes:
     if rows.empty:
         _without(axes, "no held-out values")
         return to_png(figure)
-    rows = rows.iloc[::-1]
-    places = np.arange(len(rows))
-    value = rows["value"].to_numpy(dtype=float)
-    ends = np.stack([(value - rows["low"]).fillna(0).clip(lower=0), (rows["high"] - value).fillna(0).clip(lower=0)])
     axes.axvline(0, color="#444444", lw=1)
-    axes.errorbar(value, places, xerr=ends, fmt="o", color=_MODEL_COLOUR, capsize=3)
-    axes.set_yticks(places, [printed(name) for name in rows["baseline"]])
-    axes.set_ylim(-0.6, len(rows) - 0.4)
+    labels = [printed(name) for name in rows["baseline"]]
+    points_with_intervals(axes, labels, rows["value"], rows["low"], rows["high"], [_MODEL_COLOUR] * len(rows))
     axes.set_xlabel("RMSE of a profile (log2), model less baseline: left of the line the model is better", fontsize=9)
     axes.set_title(f"{printed(str(rows['predictor'].iloc[0]))} beside each baseline, {rows['split'].iloc[0]}", fontsize=10)
     return to_png(figure)

@@ -13,7 +13,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perturbridge_dagster.figures import to_png
+from perturbridge_dagster.agreement.labels import dataset_label
+from perturbridge_dagster.figures import points_with_intervals, to_png
+from perturbridge_dagster.representation.holdout.scores import ALL_DATASETS
 from perturbridge_dagster.representation.holdout.summary import FEWEST_CLUSTERS
 
 _COLOURS = {"variant": "#0072b2", "baseline": "#999999"}
@@ -37,17 +39,8 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _intervals(axes: Axes, labels: list[str], middle: pd.Series, low: pd.Series, high: pd.Series, colours: list[str]) -> None:
-    """Points with intervals, the first at the top; a point alone where there is no interval."""
-    for place, (x, start, end, colour) in enumerate(zip(middle, low, high, colours, strict=True)):
-        if np.isfinite(start) and np.isfinite(end):
-            axes.plot([start, end], [place, place], color=colour, lw=1.5, solid_capstyle="butt")
-        axes.plot(x, place, "o", color=colour, ms=5)
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.tick_params(axis="x", labelsize=8)
-    axes.grid(axis="x", color="0.9", lw=0.8)
-    axes.set_axisbelow(True)
+def _dataset(name: str) -> str:
+    return _words(name) if name == ALL_DATASETS else dataset_label(name)
 
 
 def rmse_figure(summary: pd.DataFrame) -> bytes:
@@ -71,11 +64,13 @@ def rmse_figure(summary: pd.DataFrame) -> bytes:
     for axes, dataset in zip(panels, datasets, strict=False):
         rows = summary[summary["dataset"] == dataset]
         labels = [_words(name) for name in rows["predictor"]]
-        _intervals(axes, labels, rows["test_rmse_mean"], rows["test_rmse_low"], rows["test_rmse_high"], [_COLOURS[k] for k in rows["kind"]])
+        points_with_intervals(
+            axes, labels, rows["test_rmse_mean"], rows["test_rmse_low"], rows["test_rmse_high"], [_COLOURS[k] for k in rows["kind"]]
+        )
         first = rows.iloc[0]
         if pd.notna(first["best_baseline_rmse"]):
             axes.axvline(float(first["best_baseline_rmse"]), color="0.4", ls="--", lw=1)
-        axes.set_title(f"{_words(dataset)}: {first['n_compounds']:,} compounds, {first['n_conditions']:,} conditions", fontsize=9)
+        axes.set_title(f"{_dataset(dataset)}: {first['n_compounds']:,} compounds, {first['n_conditions']:,} conditions", fontsize=9)
     return to_png(figure)
 
 
@@ -105,9 +100,9 @@ def difference_figure(summary: pd.DataFrame) -> bytes:
         lost = (rows["difference_low"] > 0) & enough
         colours = list(np.select([rows["beats_best_baseline"].eq(True), lost], ["#0072b2", "#d55e00"], "#999999"))
         labels = [_words(name) for name in rows["predictor"]]
-        _intervals(axes, labels, rows["difference"], rows["difference_low"], rows["difference_high"], colours)
+        points_with_intervals(axes, labels, rows["difference"], rows["difference_low"], rows["difference_high"], colours)
         axes.axvline(0, color="0.4", lw=1)
         first = rows.iloc[0]
         drawn = f"{first['n_clusters']} {first['clustered_by']}{'s' if first['n_clusters'] != 1 else ''} drawn"
-        axes.set_title(f"{_words(dataset)}: best is {_words(str(first['best_baseline']))}; {drawn}", fontsize=9)
+        axes.set_title(f"{_dataset(dataset)}: best is {_words(str(first['best_baseline']))}; {drawn}", fontsize=9)
     return to_png(figure)

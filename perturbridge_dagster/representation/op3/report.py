@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from perturbridge_dagster.figures import to_png
+from perturbridge_dagster.figures import points_with_intervals, to_png
 from perturbridge_dagster.reports import listed, markdown_table, number, plural, with_interval
 from perturbridge_dagster.representation.op3.comparison import BASELINE, predictor_name
 from perturbridge_dagster.representation.op3.descriptors import MORGAN, NONE
@@ -213,11 +213,5 @@ def difference_figure(summary: pd.DataFrame) -> bytes:
 def _differences(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     """Draw differences from top to bottom."""
     axes.axvline(0, color="#999999", lw=1)
-    for place, row in enumerate(rows):
-        colour = _COLOURS[verdict_of(row)]
-        if pd.notna(row["low"]):
-            axes.plot([row["low"], row["high"]], [place, place], color=colour, lw=2)
-        axes.plot(row["difference"], place, "o", color=colour, ms=5)
-    axes.set_yticks(range(len(rows)), [_named(row) for row in rows], fontsize=8)
-    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
-    axes.tick_params(axis="x", labelsize=8)
+    values, low, high = ([row[name] for row in rows] for name in ("difference", "low", "high"))
+    points_with_intervals(axes, [_named(row) for row in rows], values, low, high, [_COLOURS[verdict_of(row)] for row in rows])
