@@ -73,9 +73,15 @@ def _describe_split(evaluation: Evaluation, split: str) -> str:
         return f"{text}; there is no baseline beside it."
     others = rmse[list(beaten)]
     losing_to = [name for name, is_beaten in beaten.items() if not is_beaten]
-    verdict = f"The model does NOT beat {', '.join(losing_to)}." if losing_to else "The model beats every baseline."
     together = pooled(evaluation.profiles)
     own, against = _by_name(together[together["split"] == split], model)
+    unsure = [name for name in beaten if (name, "rmse") in against and favoured(against[name, "rmse"]) != "better"]
+    if losing_to:
+        verdict = f"The model does NOT beat {', '.join(losing_to)}."
+    elif unsure:
+        verdict = f"No baseline has a lower one, but the model cannot be told apart from {', '.join(unsure)}."
+    else:
+        verdict = "The model beats every baseline."
     lost, lost_metrics = _lost_datasets(model, scores), _lost_metrics(model, own, against)
     return "\n\n".join(
         [

@@ -76,6 +76,14 @@ def test_a_model_that_wins_everywhere_is_said_to() -> None:
     assert "NOT" not in text
 
 
+def test_a_lower_rmse_whose_interval_does_not_say_so_is_no_win() -> None:
+    rmse = {"scalar_lpm": 0.3, "zero": 0.31}
+    noise = np.random.default_rng(0).normal(scale=0.2, size=30)
+    text = describe_evaluation(evaluation_of(scores_of(rmse), {"scalar_lpm": 0.3 + noise, "zero": 0.31 + noise[::-1]}))
+    assert "cannot be told apart from zero" in text
+    assert "beats every" not in text
+
+
 def test_without_values_or_baselines_nothing_is_claimed() -> None:
     nothing = evaluation_of(scores_of({"scalar_lpm": None, "zero": None}, n_values=0), {"scalar_lpm": np.zeros(0), "zero": np.zeros(0)})
     assert describe_evaluation(nothing) == "**test**: no values, so nothing can be said."
