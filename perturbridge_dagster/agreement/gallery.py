@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import matplotlib
 import pandas as pd
 
 from perturbridge_dagster.agreement import figures, heatmaps
@@ -121,8 +122,10 @@ def draw_all(stage: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, bytes]
 
 
 def draw(pictures: Mapping[str, Picture], tables: Mapping[str, pd.DataFrame]) -> dict[str, bytes]:
-    """Draw pictures from tables by name; name → PNG."""
-    return {name: picture.draw(*(tables[table] for table in picture.tables)) for name, picture in pictures.items()}
+    """Draw pictures from tables by name; name → PNG. Matplotlib's own style is taken, whatever the process has set for its figures."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        return {name: picture.draw(*(tables[table] for table in picture.tables)) for name, picture in pictures.items()}
 
 
 def redraw(stage: str, folder: Path) -> dict[str, bytes]:

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from functools import partial
 from itertools import combinations
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.image import imread
 
 from perturbridge_dagster.agreement.figures import agreement_scatter, observed_and_baselines, pair_violins, replicate_figure
+from perturbridge_dagster.agreement.gallery import Picture, draw
 from perturbridge_dagster.agreement.heatmaps import cell_context_heatmap, metric_heatmap, overlap_heatmap, retrieval_heatmap
 from perturbridge_dagster.agreement.summary import agreement_summary, agreement_units, replicate_conditions, replicate_summary
 from tests.agreement.scored import random_replicate_scores, random_scores
@@ -138,3 +140,11 @@ def test_more_pairs_than_can_be_read_are_cut() -> None:
     table = agreement_summary(units(), n_resamples=20)
     many = pd.concat([table.assign(left_dataset=f"screen{i:03d}") for i in range(60)], ignore_index=True)
     assert imread(io.BytesIO(metric_heatmap(many))).shape[0] < 3500
+
+
+def test_pictures_do_not_depend_on_the_style_of_the_process() -> None:
+    pictures = {"violins": Picture("violins", ("units",), partial(pair_violins, metric="spearman_logFC"))}
+    drawn = draw(pictures, {"units": units()})
+    with matplotlib.rc_context({"legend.borderpad": 3.0, "axes.facecolor": "red"}):
+        assert draw(pictures, {"units": units()}) == drawn
+        assert matplotlib.rcParams["legend.borderpad"] == 3.0
