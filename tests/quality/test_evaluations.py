@@ -13,6 +13,8 @@ from perturbridge_dagster.quality.suites import Finding
 from perturbridge_dagster.representation.evaluation import summarize_profiles
 from perturbridge_dagster.representation.profile_metrics import BY_CHANCE, PROFILE_METRICS
 
+pytestmark = pytest.mark.slow
+
 RMSE = {"scalar_lpm": 0.4, "scalar_lpm (seed 17)": 0.41, "zero": 0.5, "context_mean": 0.3}
 
 

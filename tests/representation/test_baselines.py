@@ -22,6 +22,8 @@ from perturbridge_dagster.representation.encoding import EncodedSplit, Vocabular
 from perturbridge_dagster.representation.fingerprints import morgan_bits
 from perturbridge_dagster.representation.structure_baselines import PENALTIES, FingerprintRidge, fitted_baselines
 
+pytestmark = pytest.mark.slow
+
 N_BITS = 64
 
 

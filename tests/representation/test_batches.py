@@ -17,6 +17,8 @@ from perturbridge_dagster.representation.batches import Batches, ItemKind, Profi
 from perturbridge_dagster.representation.corpus import StoredCorpus
 from perturbridge_dagster.representation.encoding import EncodedSplit, encode_split
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def split(additive_corpus: StoredCorpus) -> EncodedSplit:

@@ -28,6 +28,8 @@ from perturbridge_dagster.representation.structure_baselines import fitted_basel
 from perturbridge_dagster.representation.training import TrainedModel, TrainingSettings, train
 from perturbridge_dagster.written import to_arrow
 
+pytestmark = pytest.mark.slow
+
 QUICK = TrainingSettings(batch_size=2_000, steps=3, model=ModelSettings(width=4, hidden=(8,)), unknown_token=True)
 
 

@@ -27,6 +27,8 @@ from perturbridge_dagster.representation.geometry import (
 )
 from perturbridge_dagster.written import to_arrow
 
+pytestmark = pytest.mark.slow
+
 
 def frame_of(vectors: np.ndarray, **columns: object) -> pd.DataFrame:
     symbols = [f"c{number:03d}" for number in range(len(vectors))]

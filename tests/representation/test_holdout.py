@@ -18,6 +18,8 @@ from perturbridge_dagster.representation.holdout.scores import ALL_DATASETS
 from perturbridge_dagster.representation.holdout.variants import HOLDOUT_MODELS, VARIANTS
 from perturbridge_dagster.written import to_arrow
 
+pytestmark = pytest.mark.slow
+
 RULES = ("molecules", "parents", "contexts", "scaffolds")
 
 

@@ -23,6 +23,8 @@ from perturbridge_dagster.representation.profile_metrics import (
     profile_metrics,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def profiles(n: int, n_genes: int, seed: int, missing: float = 0.2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Truth with missing values, predictions that know something of it, and significant genes."""

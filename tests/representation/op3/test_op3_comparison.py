@@ -19,6 +19,8 @@ from perturbridge_dagster.representation.op3.descriptors import MORGAN, Descript
 from perturbridge_dagster.representation.op3.members import SETTINGS
 from perturbridge_dagster.written import to_arrow
 
+pytestmark = pytest.mark.slow
+
 SEED = 20260505
 
 

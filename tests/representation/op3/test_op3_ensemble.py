@@ -16,6 +16,8 @@ from perturbridge_dagster.representation.op3.descriptors import Descriptors, no_
 from perturbridge_dagster.representation.op3.ensemble import choose_epochs, predict_ensemble, published_epochs
 from perturbridge_dagster.representation.op3.members import SETTINGS, EnsembleSettings, Member, Weighted
 
+pytestmark = pytest.mark.slow
+
 SHORT = EnsembleSettings(
     stage_one=(
         Weighted(Member("1x", 4, 0.01, 4, (8, 8), (0.1, 0.1), 5), 4, 1.0),

@@ -21,6 +21,8 @@ from perturbridge_dagster.representation.op3.networks import (
     row_rmse,
 )
 
+pytestmark = pytest.mark.slow
+
 N_TOKENS, WIDTH = 9, 5
 
 
