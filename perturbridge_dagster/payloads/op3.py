@@ -16,9 +16,6 @@ from perturbridge_dagster.written import Stamp, write_json, write_parquet
 
 log = logging.getLogger("perturbridge")
 
-MODEL = "scalar_lpm"
-"""Model whose embeddings are evaluated."""
-
 
 def op3_evaluation(request: Request, folder: Path) -> None:
     """Evaluate descriptors on OP3.
