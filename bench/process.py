@@ -16,7 +16,10 @@ import numpy as np
 
 
 def memory(field: Literal["VmRSS", "VmHWM"]) -> int:
-    """Bytes of this process: VmRSS is what it has now, VmHWM the most it had."""
+    """Bytes of this process: VmRSS is what it has now, VmHWM the most it had.
+
+    Not ``ru_maxrss``, which on Linux counts the memory of the process that started this one.
+    """
     found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     if found is None:
         raise OSError(f"/proc/self/status has no {field}")

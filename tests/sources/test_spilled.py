@@ -97,7 +97,8 @@ def test_a_full_disk_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) ->
 
 
 PROGRAM = """
-import numpy as np, resource
+import numpy as np
+from bench.process import memory
 from scipy import sparse
 from perturbridge_dagster.sources.spilled import SpilledRows
 rows, generator = SpilledRows(), np.random.default_rng(1)
@@ -106,12 +107,12 @@ def block(height):
     columns = np.tile(np.arange(0, 60_000, 12, dtype=np.int32), height)
     return sparse.csr_matrix((generator.integers(1, 99, len(columns)), columns, pointer), shape=(height, 60_000))
 rows.append(block(10)); sum(part.nnz for part in rows.blocks(np.arange(10), max_values=1_000_000))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = memory("VmHWM")
 for _ in range(100):
     rows.append(block(200))
 order = generator.permutation(rows.n_rows)
 assert sum(part.nnz for part in rows.blocks(order, max_values=1_000_000)) == rows.n_values
-print(rows.n_values, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+print(rows.n_values, memory("VmHWM") - before)
 """
 
 
