@@ -121,9 +121,7 @@ def write_lists(train: EncodedSplit, folder: Path) -> list[Path]:
     files: list[Path] = []
     conditions = train.encoded
     for block in train.blocks:
-        size = max(1, LIST_VALUES // max(1, len(block.readout)))
-        for start in range(0, len(block.condition), size):
-            part = block[np.arange(start, min(start + size, len(block.condition)))]
+        for part in block.parts(LIST_VALUES):
             values = part.values()
             present = np.isfinite(values)
             offsets = np.concatenate([[0], present.sum(axis=1).cumsum()]).astype(np.int32)

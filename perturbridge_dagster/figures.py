@@ -1,12 +1,15 @@
-"""What all pictures share: how a Matplotlib figure becomes a PNG file, and how values with intervals look.
+"""What all pictures share: how a Matplotlib figure becomes a PNG file, how values with intervals look, and drawing all those of an output.
 
-Belongs here: encoding, and marks of several stages. Does not belong here: what is drawn, which is the ``figures.py`` of each stage.
+Belongs here: encoding, marks of several stages, and what a picture of an output is. Does not belong here: what is drawn, which is the
+``figures.py`` of each stage.
 Figures are made as objects, never through pyplot, which keeps state for a whole process.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
@@ -54,3 +58,34 @@ def points_with_intervals(
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(axis="x", color="0.9", lw=0.8)
     axes.set_axisbelow(True)
+
+
+# ---- pictures of an output --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of an output.
+
+    Attributes
+    ----------
+    caption
+        What it shows, in a few words.
+    tables
+        Names of the tables it is drawn from, files of the output without their ending.
+    draw
+        Function of these tables.
+    """
+
+    caption: str
+    tables: tuple[str, ...]
+    draw: Callable[..., bytes]
+
+
+def draw(pictures: Mapping[str, Picture], tables: Mapping[str, pd.DataFrame]) -> dict[str, bytes]:
+    """Draw pictures from tables by name; name → PNG. Matplotlib's own style is taken, whatever the process has set for its figures."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        return {name: picture.draw(*(tables[table] for table in picture.tables)) for name, picture in pictures.items()}

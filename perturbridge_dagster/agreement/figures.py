@@ -16,15 +16,10 @@ from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from perturbridge_dagster.agreement.labels import (
-    HEADLINE_METRICS,
-    context_label,
-    dataset_label,
-    in_registry_order,
-    pair_label,
-)
+from perturbridge_dagster.agreement.labels import HEADLINE_METRICS
 from perturbridge_dagster.agreement.metrics import METRICS, spearman_rows
 from perturbridge_dagster.figures import to_png
+from perturbridge_dagster.labels import context_label, dataset_label, in_registry_order, pair_label
 
 _CONTEXTS_IN_COLOUR = 7
 _FEWEST_FOR_A_VIOLIN = 8

@@ -7,36 +7,16 @@ how a picture is drawn (``figures.py``, ``heatmaps.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 
 from perturbridge_dagster.agreement import figures, heatmaps
 from perturbridge_dagster.agreement.labels import HEADLINE_METRICS
 from perturbridge_dagster.agreement.metrics import METRICS
+from perturbridge_dagster.figures import Picture, draw
 from perturbridge_dagster.written import read_parquet
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture of an output.
-
-    Attributes
-    ----------
-    caption
-        What it shows, in a few words.
-    tables
-        Names of the tables it is drawn from, files of the output without their ending.
-    draw
-        Function of these tables.
-    """
-
-    caption: str
-    tables: tuple[str, ...]
-    draw: Callable[..., bytes]
 
 
 def _pairwise(draw: Callable[..., bytes]) -> Callable[..., bytes]:
@@ -119,13 +99,6 @@ def draw_all(stage: str, tables: Mapping[str, pd.DataFrame]) -> dict[str, bytes]
     Name → PNG.
     """
     return draw(PICTURES[stage], tables)
-
-
-def draw(pictures: Mapping[str, Picture], tables: Mapping[str, pd.DataFrame]) -> dict[str, bytes]:
-    """Draw pictures from tables by name; name → PNG. Matplotlib's own style is taken, whatever the process has set for its figures."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        return {name: picture.draw(*(tables[table] for table in picture.tables)) for name, picture in pictures.items()}
 
 
 def redraw(stage: str, folder: Path) -> dict[str, bytes]:

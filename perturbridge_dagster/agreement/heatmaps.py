@@ -18,17 +18,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from perturbridge_dagster.agreement.figures import nothing_to_show
-from perturbridge_dagster.agreement.labels import (
-    METRIC_HEADS,
-    context_label,
-    dataset_label,
-    in_registry_order,
-    pair_label,
-)
+from perturbridge_dagster.agreement.labels import METRIC_HEADS
 from perturbridge_dagster.agreement.metrics import METRICS
 from perturbridge_dagster.agreement.similarity import REPRESENTATIONS, SIMILARITIES
 from perturbridge_dagster.contract import METRIC_NAMES
 from perturbridge_dagster.figures import to_png
+from perturbridge_dagster.labels import context_label, dataset_label, in_registry_order, pair_label
 
 Quantity = Literal["observed", "delta", "target_centroid_delta", "source_peers_delta", "target_peers_delta", "above_chance"]
 

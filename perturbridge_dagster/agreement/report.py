@@ -13,8 +13,9 @@ from typing import Any
 
 import pandas as pd
 
-from perturbridge_dagster.agreement.labels import HEADLINE_METRICS, dataset_label, in_registry_order, pair_label
+from perturbridge_dagster.agreement.labels import HEADLINE_METRICS
 from perturbridge_dagster.agreement.metrics import METRICS
+from perturbridge_dagster.labels import dataset_label, in_registry_order, pair_label
 from perturbridge_dagster.reports import listed, markdown_table, number, plural, with_interval
 
 FEW_COMPOUNDS = 10

@@ -50,7 +50,7 @@ def compound_embeddings(request: Request, folder: Path) -> None:
     that a request whose payload was killed goes on where it stopped.
     """
     from perturbridge_dagster import contract
-    from perturbridge_dagster.agreement.gallery import draw
+    from perturbridge_dagster.figures import draw
     from perturbridge_dagster.representation import geometry
     from perturbridge_dagster.representation.corpus import open_corpus
     from perturbridge_dagster.representation.embeddings import write_embeddings

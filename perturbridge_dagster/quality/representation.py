@@ -84,10 +84,10 @@ def compound_embeddings(folder: Path) -> Findings:
     """Checks on trained embeddings and their evaluation."""
     import numpy as np
 
-    from perturbridge_dagster.representation.embeddings import read_embeddings
+    from perturbridge_dagster.representation.embeddings import embedding_matrix, read_embeddings
 
     embeddings = read_embeddings(folder / "embeddings.parquet")
-    finite = np.isfinite(np.stack(embeddings["embedding"].to_list())).all(axis=1)
+    finite = np.asarray(np.isfinite(embedding_matrix(embeddings)).all(axis=1))
     n_seeds = embeddings.groupby("symbol")["seed"].transform("nunique")
     frame = embeddings.drop(columns="embedding").assign(finite=finite, of_all_seeds=n_seeds == embeddings["seed"].nunique())
     evaluation = read_parquet(folder / "evaluation.parquet", "compound_embeddings")

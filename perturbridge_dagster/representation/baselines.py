@@ -9,7 +9,6 @@ the corpus: a baseline reads the train conditions that a prediction needs, or st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,8 +33,6 @@ MEANINGS = {
     "fingerprint_ridge": "the context's mean, and a ridge regression on the Morgan fingerprint in each dataset",
 }
 """Baseline → what it predicts."""
-
-_BLOCK_VALUES = 2_000_000
 
 
 class Predictor(Protocol):
@@ -62,13 +59,6 @@ class Predictor(Protocol):
         """
 
 
-def parts_of(block: EncodedBlock, size: int = _BLOCK_VALUES) -> Iterator[EncodedBlock]:
-    """Rows of a block, about `size` values at a time; the values stay where they are."""
-    n_rows = max(1, size // max(1, len(block.readout)))
-    for start in range(0, len(block.condition), n_rows):
-        yield block[np.arange(start, min(start + n_rows, len(block.condition)))]
-
-
 class TrainValues:
     """The train conditions of a corpus, found by what they are of, with the means that several baselines need.
 
@@ -86,7 +76,6 @@ class TrainValues:
         self.blocks, self.n_readouts = train.blocks, n_readouts
         sizes = [len(block.condition) for block in train.blocks]
         self._block = np.repeat(np.arange(len(sizes)), sizes)
-        self._row = np.concatenate([np.zeros(0, np.int64), *(block.row for block in train.blocks)])
         condition = np.concatenate([np.zeros(0, np.int64), *(block.condition for block in train.blocks)])
         self.conditions = train.conditions.iloc[condition].reset_index(drop=True)
         self.starts = np.cumsum([0, *sizes])
@@ -99,7 +88,7 @@ class TrainValues:
             sums, counts, _ = self._context_sums.setdefault(
                 key, (np.zeros(len(block.readout)), np.zeros(len(block.readout), dtype=np.int64), block.readout)
             )
-            for part in parts_of(block):
+            for part in block.parts():
                 values = part.values()
                 present = np.isfinite(values)
                 sums += np.where(present, values, 0.0).sum(axis=0, dtype=np.float64)
@@ -140,10 +129,9 @@ class TrainValues:
         total, count = np.zeros(self.n_readouts), np.zeros(self.n_readouts, dtype=np.int64)
         for number in np.unique(self._block[rows]):
             block = self.blocks[number]
-            size = max(1, _BLOCK_VALUES // max(1, len(block.readout)))
-            of_block = rows[self._block[rows] == number]
-            for start in range(0, len(of_block), size):
-                values = block.log_fc[self._row[of_block[start : start + size]]]
+            of_block = rows[self._block[rows] == number] - self.starts[number]
+            for part in block[of_block].parts():
+                values = part.values()
                 present = np.isfinite(values)
                 total[block.readout] += np.where(present, values, 0.0).sum(axis=0, dtype=np.float64)
                 count[block.readout] += present.sum(axis=0)

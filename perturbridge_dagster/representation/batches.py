@@ -288,7 +288,7 @@ def _starts(split: EncodedSplit) -> NDArray[np.int64]:
 def _values_of(
     split: EncodedSplit, runs: NDArray[np.int64]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
-    """Row, gene and logFC of runs of values, as :meth:`EncodedSplit.take` numbers them; and the condition of each of these rows."""
+    """Row, gene and logFC of runs of values, as :class:`EncodedSplit` numbers them; and the condition of each of these rows."""
     n_values, first, starts = int((runs[:, 1] - runs[:, 0]).sum()), split.first, _starts(split)
     of_value, readout, value = np.empty(n_values, np.int32), np.empty(n_values, np.int32), np.empty(n_values, np.float32)
     condition: list[int] = []

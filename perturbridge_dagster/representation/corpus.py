@@ -352,7 +352,7 @@ class StoredCorpus:
                 )
             chosen = is_wanted[rows]
             if chosen.any():
-                yield block.selected(chosen)
+                yield block[chosen]
 
     def iterate_shards(self, split: str, rule: str = SCALAR, datasets: Collection[str] | None = None) -> Iterator[pd.DataFrame]:
         """The values of a split shard by shard, as frames of the contract's table `corpus`; text columns are categorical.

@@ -1,23 +1,22 @@
 """Symbols to integers: the vocabularies of a model, and a corpus split as plain arrays.
 
-Belongs here: vocabularies, encoding conditions, the values of a split by condition and one by one. Does not belong here: the corpus
-(``corpus.py``) or drawing batches (``training.py``).
+Belongs here: vocabularies, encoding conditions, the shards of a split with codes instead of symbols. Does not belong here: the corpus
+(``corpus.py``) or drawing batches (``batches.py``).
 
 Vocabularies hold the symbols of train conditions alone, so nothing of val or test reaches a model, not even membership.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.representation.shards import rows_of, unpacked
+from perturbridge_dagster.representation.shards import ShardRows, rows_of
 from perturbridge_dagster.representation.splits import CONTROL
 
 if TYPE_CHECKING:
@@ -191,71 +190,25 @@ def encode_conditions(conditions: pd.DataFrame, vocabularies: Vocabularies) -> E
     )
 
 
-@dataclass(frozen=True)
-class Values:
-    """Some values of a split, one row a gene of a condition.
+@dataclass(frozen=True, kw_only=True)
+class EncodedBlock(ShardRows):
+    """Some rows of one shard, encoded; conditions are numbered as rows of the split's conditions.
 
     Attributes
     ----------
-    condition
-        (n,) int64: row of the split's conditions.
-    readout
-        (n,) int64: code of the gene.
-    value
-        (n,) float32: logFC.
-    """
-
-    condition: NDArray[np.int64]
-    readout: NDArray[np.int64]
-    value: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.value)
-
-
-@dataclass(frozen=True)
-class EncodedBlock:
-    """Some conditions of one shard, encoded.
-
-    Attributes
-    ----------
-    condition
-        (n,) int64: rows of the split's conditions.
     readout
         (genes,) int64: codes of the genes.
-    log_fc
-        (rows of the shard, genes) float32, memory-mapped, NaN where there is no value.
-    row
-        (n,) int64: the row of `log_fc` of each condition.
-    significance
-        (rows of the shard, bytes) uint8, memory-mapped: bits of :func:`shards.unpacked`; None in files that have none.
     """
 
-    condition: NDArray[np.int64]
     readout: NDArray[np.int64]
-    log_fc: NDArray[np.float32]
-    row: NDArray[np.int64]
-    significance: NDArray[np.uint8] | None = None
-
-    def values(self) -> NDArray[np.float32]:
-        """(n, genes) float32 logFC, copied, NaN where there is no value."""
-        return self.log_fc[self.row]
-
-    def significant(self) -> NDArray[np.bool_] | None:
-        """(n, genes) whether each value is significant in every contrast it is the mean of; None in files that do not say."""
-        return unpacked(self.significance, self.row, len(self.readout))
-
-    def __getitem__(self, members: NDArray[np.int64]) -> EncodedBlock:
-        """Some of its conditions, by position; values are not copied."""
-        return replace(self, condition=self.condition[members], row=self.row[members])
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
     """One split of a corpus as a model takes it: a view of its shards, which stay on disk.
 
-    It is seen in two ways. By condition: ``blocks``, whose rows are conditions, NaN where there is no value. By value: :meth:`take` gives
-    values by their number, counted condition by condition without the missing ones; there are ``len()`` of them.
+    It is seen in two ways. By condition: ``blocks``, whose rows are conditions, NaN where there is no value. By value: values are numbered
+    condition by condition without the missing ones, and there are ``len()`` of them.
 
     Attributes
     ----------
@@ -276,55 +229,6 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         return int(self.first[-1])
-
-    @cached_property
-    def _starts(self) -> NDArray[np.int64]:
-        """Rows before each block, and all rows."""
-        return np.cumsum([0, *(len(block.condition) for block in self.blocks)], dtype=np.int64)
-
-    def take(self, numbers: NDArray[np.int64]) -> Values:
-        """Values by their numbers, in any order.
-
-        Parameters
-        ----------
-        numbers
-            (n,) int64, each below ``len()``.
-        """
-        row = np.searchsorted(self.first, numbers, side="right") - 1
-        starts = self._starts
-        order = np.argsort(row, kind="stable")
-        edges = np.searchsorted(row[order], starts)
-        condition, readout = np.empty(len(numbers), np.int64), np.empty(len(numbers), np.int64)
-        value = np.empty(len(numbers), np.float32)
-        for number in np.flatnonzero(np.diff(edges)):
-            block, members = self.blocks[number], order[edges[number] : edges[number + 1]]
-            column = numbers[members] - self.first[row[members]]
-            of_row = row[members] - starts[number]
-            self._skip_missing(block, starts[number], of_row, column)
-            condition[members] = block.condition[of_row]
-            readout[members] = block.readout[column]
-            value[members] = block.log_fc[block.row[of_row], column]
-        return Values(condition, readout, value)
-
-    def _skip_missing(self, block: EncodedBlock, start: int, row: NDArray[np.int64], column: NDArray[np.int64]) -> None:
-        """Turn positions among the values of a row into its columns; `row` is sorted."""
-        rows, at = np.unique(row, return_index=True)
-        n_values = self.first[start + rows + 1] - self.first[start + rows]
-        for place in np.flatnonzero(n_values < len(block.readout)):
-            members = slice(at[place], at[place + 1] if place + 1 < len(rows) else None)
-            present = np.flatnonzero(np.isfinite(block.log_fc[block.row[rows[place]]]))
-            if len(present) != n_values[place]:
-                raise InputError(
-                    f"a condition has {len(present):,} values in its shard",
-                    expected=f"{n_values[place]:,}, as conditions.parquet says",
-                    advice="Rematerialize training_corpus.",
-                )
-            column[members] = present[column[members]]
-
-    def chunks(self, size: int) -> Iterator[Values]:
-        """All values in the order of their numbers, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.take(np.arange(start, min(start + size, len(self))))
 
 
 def encode_split(
@@ -361,7 +265,7 @@ def encode_split(
         rows = rows_of(block.condition, listed)
         if block.readout is not genes:  # blocks of a dataset and context share them
             genes, readout = block.readout, vocabularies.encode("readout", block.readout)
-        blocks.append(EncodedBlock(rows, readout, block.log_fc, block.row, block.significance))
+        blocks.append(EncodedBlock(condition=rows, readout=readout, log_fc=block.log_fc, row=block.row, significance=block.significance))
         counts.append(n_values[rows])
     first = np.concatenate([np.zeros(1, np.int64), *counts]).cumsum()
     if first[-1] != n_values.sum():

@@ -23,7 +23,7 @@ import pandas as pd
 from perturbridge_dagster.agreement.bootstrap import clustered_bca_columns
 from perturbridge_dagster.contract import EVALUATION, PROFILE_SCORES
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.representation.baselines import BASELINES, Predictor, parts_of
+from perturbridge_dagster.representation.baselines import BASELINES, Predictor
 from perturbridge_dagster.representation.encoding import EncodedBlock, EncodedSplit, Vocabularies, encode_conditions, encode_split
 from perturbridge_dagster.representation.profile_metrics import BY_CHANCE, PROFILE_METRICS, discrimination, profile_metrics
 
@@ -243,7 +243,7 @@ def _score_context(
         for predictor in predictors:
             metrics: list[dict[str, NDArray[np.float64]]] = []
             start = 0
-            for part in (part for block in blocks for part in parts_of(block)):
+            for part in (part for block in blocks for part in block.parts()):
                 place = slice(start, start + len(part.condition))
                 start = place.stop
                 values = truth[place] = part.values()

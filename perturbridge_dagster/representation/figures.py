@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from perturbridge_dagster.agreement.gallery import Picture
-from perturbridge_dagster.figures import points_with_intervals, to_png
+from perturbridge_dagster.figures import Picture, points_with_intervals, to_png
 from perturbridge_dagster.representation.baselines import BASELINES
 from perturbridge_dagster.representation.verdicts import model_of
 

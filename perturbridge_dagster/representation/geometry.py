@@ -19,6 +19,7 @@ import pandas as pd
 from perturbridge_dagster.agreement.bootstrap import named_generator
 from perturbridge_dagster.contract import EMBEDDING_MAP, EMBEDDING_MECHANISMS, EMBEDDING_STABILITY
 from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.representation.embeddings import embedding_matrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def unit_vectors(embeddings: pd.DataFrame) -> NDArray[np.float64]:
         if symbols is not None and own != symbols:
             raise InputError("seeds have other perturbations than each other", column="symbol", expected="the same, in the same order")
         symbols = own
-        vectors = np.stack(of_seed["embedding"].to_list()).astype(np.float64)
+        vectors = embedding_matrix(of_seed).astype(np.float64)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if (lengths == 0).any():
             raise InputError(

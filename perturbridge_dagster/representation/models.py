@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from perturbridge_dagster.representation.batches import ItemKind, ProfileBatch, Profiles, ValueBatch
-from perturbridge_dagster.representation.encoding import EncodedBlock, EncodedConditions, EncodedSplit, Values, Vocabularies
+from perturbridge_dagster.representation.encoding import EncodedBlock, EncodedConditions, EncodedSplit, Vocabularies
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -356,7 +356,7 @@ def evaluating(model: LPM) -> Iterator[torch.device]:
         model.train(was_training)
 
 
-def predict_profiles(model: LPM, split: EncodedSplit, *, at_once: int = AT_ONCE) -> Iterator[tuple[EncodedBlock, NDArray[np.float32]]]:
+def predict(model: LPM, split: EncodedSplit, *, at_once: int = AT_ONCE) -> Iterator[tuple[EncodedBlock, NDArray[np.float32]]]:
     """Predict every gene of every condition of a split, some conditions of one shard at a time, without dropout.
 
     Parameters
@@ -375,21 +375,11 @@ def predict_profiles(model: LPM, split: EncodedSplit, *, at_once: int = AT_ONCE)
     """
     conditions = ConditionTensors.of(split.encoded, next(model.parameters()).device)
     for block in split.blocks:
-        size = max(1, at_once // max(1, len(block.readout)))
-        for start in range(0, len(block.condition), size):
-            part = block[np.arange(start, min(start + size, len(block.condition)))]
+        for part in block.parts(at_once):
             with evaluating(model) as device:
                 of_part = conditions.rows(to_device(part.condition, device))
                 predicted = model.profiles(of_part, to_device(part.readout, device)).cpu().numpy()
             yield part, predicted
-
-
-def predict(model: LPM, split: EncodedSplit, *, at_once: int = AT_ONCE) -> Iterator[tuple[Values, NDArray[np.float32]]]:
-    """Predict every value of a split; as :func:`predict_profiles`, but values one by one, and only those that are there."""
-    for block, predicted in predict_profiles(model, split, at_once=at_once):
-        value = block.values()
-        row, column = np.nonzero(np.isfinite(value))
-        yield Values(block.condition[row], block.readout[column], value[row, column]), predicted[row, column]
 
 
 def to_device(codes: NDArray[np.integer[Any]], device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from perturbridge_dagster.agreement.labels import dataset_label, in_registry_order
+from perturbridge_dagster.labels import dataset_label, in_registry_order
 from perturbridge_dagster.reports import listed, markdown_table, number, plural, with_interval
 from perturbridge_dagster.representation.baselines import BASELINES
 from perturbridge_dagster.representation.figures import PICTURES, printed

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -25,40 +25,38 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.written import Stamp, read_parquet, read_stamp, require_compatible, stamped_schema, write_parquet, written_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pyarrow as pa
     from numpy.typing import NDArray
 
 SHARD_VALUES = 8_000_000
 """Most values of one shard: 32 MB. As published for the table of one row a condition."""
 
+PART_VALUES = 2_000_000
+"""Values that are copied from a shard at a time: 8 MB."""
+
 GENES = "genes.parquet"
 """Beside the shards of a dataset and cell context: the genes of their columns."""
 
 
-@dataclass(frozen=True)
-class Block:
-    """Some conditions of one shard.
+@dataclass(frozen=True, kw_only=True)
+class ShardRows:
+    """Some rows of one shard, each a condition; the values stay on disk.
 
     Attributes
     ----------
-    dataset, context
-        Of all its conditions.
     condition
-        (n,) int64: number of each condition, as ``condition`` of the table CORPUS_CONDITIONS says it.
-    readout
-        (genes,) Ensembl ids.
+        (n,) int64: number of the condition of each row.
     log_fc
         (rows of the shard, genes) float32, memory-mapped, NaN where there is no value.
     row
-        (n,) int64: the row of `log_fc` of each condition.
+        (n,) int64: the rows of `log_fc`.
     significance
-        (rows of the shard, bytes) uint8, memory-mapped: bits of :func:`unpacked`; None in files that have none.
+        (rows of the shard, bytes) uint8, memory-mapped, a bit a value as :func:`numpy.packbits` packs a row; None in files that have none.
     """
 
-    dataset: str
-    context: str
     condition: NDArray[np.int64]
-    readout: pd.Index
     log_fc: NDArray[np.float32]
     row: NDArray[np.int64]
     significance: NDArray[np.uint8] | None = None
@@ -69,28 +67,36 @@ class Block:
 
     def significant(self) -> NDArray[np.bool_] | None:
         """(n, genes) whether each value is significant in every contrast it is the mean of; None in files that do not say."""
-        return unpacked(self.significance, self.row, len(self.readout))
+        if self.significance is None:
+            return None
+        return np.unpackbits(self.significance[self.row], axis=1, count=self.log_fc.shape[1]).view(np.bool_)
 
-    def selected(self, chosen: NDArray[np.bool_]) -> Block:
-        """The conditions that a (n,) mask chooses; values are not copied."""
+    def parts(self, size: int | None = None) -> Iterator[Self]:
+        """Its rows in order, about `size` values at a time, ``PART_VALUES`` for None."""
+        n_rows = max(1, (size or PART_VALUES) // max(1, self.log_fc.shape[1]))
+        for start in range(0, len(self.row), n_rows):
+            yield self[np.arange(start, min(start + n_rows, len(self.row)))]
+
+    def __getitem__(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> Self:
+        """Some of its rows, by position or by mask; values are not copied."""
         return replace(self, condition=self.condition[chosen], row=self.row[chosen])
 
 
-def unpacked(significance: NDArray[np.uint8] | None, row: NDArray[np.int64], n_genes: int) -> NDArray[np.bool_] | None:
-    """Bits of rows as (rows, genes) booleans; None where there are none.
+@dataclass(frozen=True, kw_only=True)
+class Block(ShardRows):
+    """Some rows of one shard; conditions are numbered as ``condition`` of the table CORPUS_CONDITIONS says.
 
-    Parameters
+    Attributes
     ----------
-    significance
-        (rows of a shard, bytes) uint8, as :func:`numpy.packbits` packs a row.
-    row
-        Rows wanted.
-    n_genes
-        Bits of a row that are genes.
+    dataset, context
+        Of all its conditions.
+    readout
+        (genes,) Ensembl ids.
     """
-    if significance is None:
-        return None
-    return np.unpackbits(significance[row], axis=1, count=n_genes).view(np.bool_)
+
+    dataset: str
+    context: str
+    readout: pd.Index
 
 
 def _schema(n_genes: int, *, significance: bool = True) -> pa.Schema:
@@ -236,7 +242,15 @@ def open_shard(folder: Path, file: str, dataset: str, context: str, readout: pd.
         [packed] = table.column("significant").chunks
         bits = np.frombuffer(packed.buffers()[1], np.uint8, len(values) * packed.type.byte_width).reshape(len(values), -1)
     numbers = condition.to_numpy().astype(np.int64)
-    return Block(dataset, context, numbers, readout, matrix, np.arange(len(numbers)), bits)
+    return Block(
+        dataset=dataset,
+        context=context,
+        condition=numbers,
+        readout=readout,
+        log_fc=matrix,
+        row=np.arange(len(numbers)),
+        significance=bits,
+    )
 
 
 def long_table(block: Block, conditions: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,6 @@ from perturbridge_dagster.representation.baselines import (
     Predictor,
     TrainValues,
     Zero,
-    parts_of,
     places_of,
     put,
 )
@@ -262,7 +261,7 @@ class FingerprintRidge:
             column = ridge.column[block.readout]
             of_block = self._row[start:stop]
             first = 0
-            for part in parts_of(block):
+            for part in block.parts():
                 fingerprint = of_block[first : first + len(part.condition)]
                 first += len(part.condition)
                 used = fingerprint >= 0
@@ -285,7 +284,7 @@ class FingerprintRidge:
             mean = self._train.context_mean(dataset, context)[block.readout]
             column = ridge.column[block.readout]
             genes = np.flatnonzero(column >= 0)
-            for part in parts_of(block):
+            for part in block.parts():
                 fingerprint = self._fingerprints.rows(self._validation.conditions["perturbation"].iloc[part.condition])
                 used = fingerprint >= 0
                 if not used.any():

@@ -26,7 +26,7 @@ from perturbridge_dagster.representation.checkpoints import Start, TrainedModel,
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus
 from perturbridge_dagster.representation.determinism import deterministic
 from perturbridge_dagster.representation.encoding import EncodedSplit, Vocabularies, encode_split
-from perturbridge_dagster.representation.models import LPM, MODELS, ConditionTensors, ModelSettings, predict_profiles
+from perturbridge_dagster.representation.models import LPM, MODELS, ConditionTensors, ModelSettings, predict
 from perturbridge_dagster.representation.parallel import Log, Ranks, Report, run_together
 from perturbridge_dagster.representation.settings import (
     PUBLISHED,
@@ -367,7 +367,7 @@ class _Run:
             If the processes have not seen each value once.
         """
         totals = np.zeros((2, self.vocabularies.size("dataset")))
-        for block, predicted in predict_profiles(self.model, self.val_values):
+        for block, predicted in predict(self.model, self.val_values):
             dataset = self.val_values.encoded.dataset[block.condition]
             value = block.values()
             present = np.isfinite(value)

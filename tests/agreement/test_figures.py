@@ -12,9 +12,9 @@ import pytest
 from matplotlib.image import imread
 
 from perturbridge_dagster.agreement.figures import agreement_scatter, observed_and_baselines, pair_violins, replicate_figure
-from perturbridge_dagster.agreement.gallery import Picture, draw
 from perturbridge_dagster.agreement.heatmaps import cell_context_heatmap, metric_heatmap, overlap_heatmap, retrieval_heatmap
 from perturbridge_dagster.agreement.summary import agreement_summary, agreement_units, replicate_conditions, replicate_summary
+from perturbridge_dagster.figures import Picture, draw
 from tests.agreement.scored import random_replicate_scores, random_scores
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,6 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 from sklearn.linear_model import Ridge
 
-from perturbridge_dagster.representation import baselines as means_module
 from perturbridge_dagster.representation import structure_baselines
 from perturbridge_dagster.representation.baselines import BASELINES, MEANINGS, Predictor
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus, write_corpus
@@ -123,8 +122,7 @@ def test_predictions_do_not_depend_on_how_much_is_read_at_once(holed_corpus: Sto
     straight, vocabularies = fitted(holed_corpus)
     split = encode_split(holed_corpus, "test", vocabularies)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(means_module, "_BLOCK_VALUES", size)
-        patch.setattr(means_module.parts_of, "__defaults__", (size,))
+        patch.setattr("perturbridge_dagster.representation.shards.PART_VALUES", size)
         in_parts, _ = fitted(holed_corpus)
         for name, predictor in in_parts.items():
             np.testing.assert_allclose(predicted(predictor, split), predicted(straight[name], split), atol=1e-9, err_msg=name)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,8 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation import batches as module
 from perturbridge_dagster.representation.batches import Batches, ItemKind, ProfileBatch, ValueBatch, epoch_batches, loaded_ahead, share
 from perturbridge_dagster.representation.corpus import StoredCorpus
-from perturbridge_dagster.representation.encoding import EncodedSplit, encode_split
+from perturbridge_dagster.representation.encoding import EncodedBlock, EncodedSplit, encode_split
+from tests.representation.values import values_of
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +96,32 @@ def triples(batch: ValueBatch | ProfileBatch) -> list[tuple[int, int, float]]:
     ]
 
 
+@given(st.integers(1, 5), st.integers(0, 1000), st.data())
+@settings(max_examples=60, deadline=None)
+def test_runs_of_values_are_loaded_whatever_is_missing(n_blocks: int, seed: int, data: st.DataObject) -> None:
+    generator = np.random.default_rng(seed)
+    blocks, first, expected = [], [np.zeros(1, np.int64)], []
+    before = 0
+    for _ in range(n_blocks):
+        n_rows, n_genes = generator.integers(1, 6, 2)
+        log_fc = generator.standard_normal((n_rows, n_genes)).astype(np.float32)
+        log_fc[generator.random((n_rows, n_genes)) < generator.choice([0, 0.3])] = np.nan
+        order = generator.permutation(n_rows)
+        condition, readout = before + generator.permutation(n_rows), generator.permutation(20)[:n_genes]
+        before += n_rows
+        blocks.append(EncodedBlock(condition=condition, readout=readout, log_fc=log_fc[np.argsort(order)], row=order))
+        first.append(np.isfinite(log_fc).sum(axis=1))
+        expected += [(condition[row], readout[column], log_fc[row, column]) for row, column in np.argwhere(np.isfinite(log_fc))]
+    split = EncodedSplit(pd.DataFrame(), None, tuple(blocks), np.concatenate(first).cumsum())  # type: ignore[arg-type]
+    assert len(split) == len(expected)
+    assert values_of(split).triples() == expected
+    edges = st.lists(st.integers(0, len(split)), min_size=2, max_size=2, unique=True).map(sorted)
+    runs = np.array(data.draw(st.lists(edges, max_size=8)) if len(split) else [], dtype=np.int64).reshape(-1, 2)
+    of_value, readout, value, condition = module._values_of(split, runs)
+    loaded = list(zip(condition[of_value], readout, value, strict=True))
+    assert loaded == [expected[number] for start, stop in runs for number in range(start, stop)]
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize(("kind", "batch_size"), [("values", 1_000), ("conditions", 50)])
 def test_every_value_is_loaded_once_an_epoch_by_one_process(
@@ -103,8 +131,7 @@ def test_every_value_is_loaded_once_an_epoch_by_one_process(
     of_rank = [Batches(split, kind, batch_size, 5, rank, processes) for rank in range(processes)]
     steps = [list(itertools.islice(each.from_step(0), each.per_epoch)) for each in of_rank]
     found = [triple for batches in steps for batch in batches for triple in triples(batch)]
-    values = split.take(np.arange(len(split)))
-    assert sorted(found) == sorted(zip(values.condition.tolist(), values.readout.tolist(), values.value.tolist(), strict=True))
+    assert sorted(found) == sorted(values_of(split).triples())
     for together in zip(*steps, strict=True):
         assert {batch.n_values for batch in together} == {sum(batch.n_mine for batch in together)}
         assert [batch.n_mine for batch in together] == [len(triples(batch)) for batch in together]
@@ -118,8 +145,7 @@ def test_batches_are_the_items_of_the_order_and_go_on_from_any_step(kind: ItemKi
     for batch, numbers in zip(whole, items, strict=True):
         if kind == "conditions":
             numbers = np.concatenate([np.arange(split.first[row], split.first[row + 1]) for row in numbers])
-        values = split.take(numbers)
-        assert sorted(batch) == sorted(zip(values.condition.tolist(), values.readout.tolist(), values.value.tolist(), strict=True))
+        assert sorted(batch) == sorted(values_of(split).some(numbers).triples())
     step = batches.per_epoch + 2
     assert [triples(batch) for batch in itertools.islice(batches.from_step(step), 3)] == whole[step : step + 3]
 

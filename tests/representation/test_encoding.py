@@ -11,13 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation.corpus import StoredCorpus
-from perturbridge_dagster.representation.encoding import EncodedBlock, EncodedSplit, Vocabularies, encode_conditions, encode_split
+from perturbridge_dagster.representation.encoding import Vocabularies, encode_conditions, encode_split
 from perturbridge_dagster.representation.splits import SPLIT_RULES, SPLITS
+from tests.representation.values import values_of
 
 
 def vocabularies(*, unknown: bool = False) -> Vocabularies:
@@ -71,7 +70,7 @@ def test_encoded_values_decode_to_the_shards(additive_corpus: StoredCorpus, spli
             for shard in additive_corpus.iterate_shards(split)
         ]
     )
-    values = encoded.take(np.arange(len(encoded)))
+    values = values_of(encoded)
     decoded = encoded.conditions.iloc[values.condition]
     for name in ("dataset", "context", "perturbation", "log_dose", "time"):
         assert (decoded[name].to_numpy() == shards[name].to_numpy()).all()
@@ -106,7 +105,7 @@ def test_a_split_by_any_rule_has_the_values_of_its_conditions(additive_corpus: S
                 np.testing.assert_array_equal(values, expected[number])
                 seen.append(number)
         assert sorted(seen) == sorted(expected)
-        taken = encoded.take(np.arange(len(encoded)))
+        taken = values_of(encoded)
         np.testing.assert_array_equal(taken.value, np.concatenate([expected[number] for number in seen] or [np.empty(0, np.float32)]))
 
 
@@ -133,30 +132,6 @@ def test_a_block_of_some_of_its_conditions_keeps_their_bits(additive_corpus: Sto
     members = np.array([3, 0, 2])
     np.testing.assert_array_equal(block[members].significant(), block.significant()[members])
     np.testing.assert_array_equal(block[members].values(), block.values()[members])
-
-
-@given(st.integers(1, 5), st.integers(0, 1000), st.data())
-@settings(max_examples=60, deadline=None)
-def test_values_are_taken_by_number_whatever_is_missing(n_blocks: int, seed: int, data: st.DataObject) -> None:
-    generator = np.random.default_rng(seed)
-    blocks, first, expected = [], [np.zeros(1, np.int64)], []
-    before = 0
-    for _ in range(n_blocks):
-        n_rows, n_genes = generator.integers(1, 6, 2)
-        log_fc = generator.standard_normal((n_rows, n_genes)).astype(np.float32)
-        log_fc[generator.random((n_rows, n_genes)) < generator.choice([0, 0.3])] = np.nan
-        order = generator.permutation(n_rows)
-        condition, readout = before + generator.permutation(n_rows), generator.permutation(20)[:n_genes]
-        before += n_rows
-        blocks.append(EncodedBlock(condition, readout, log_fc[np.argsort(order)], order))
-        first.append(np.isfinite(log_fc).sum(axis=1))
-        expected += [(condition[row], readout[column], log_fc[row, column]) for row, column in np.argwhere(np.isfinite(log_fc))]
-    split = EncodedSplit(pd.DataFrame(), None, tuple(blocks), np.concatenate(first).cumsum())  # type: ignore[arg-type]
-    assert len(split) == len(expected)
-    numbers = np.array(data.draw(st.lists(st.integers(0, len(split) - 1), max_size=40)) if len(split) else [], dtype=np.int64)
-    taken = split.take(numbers)
-    assert list(zip(taken.condition, taken.readout, taken.value, strict=True)) == [expected[number] for number in numbers]
-    assert sum(len(values) for values in split.chunks(7)) == len(split)
 
 
 def test_a_corpus_that_contradicts_itself_is_refused(additive_corpus: StoredCorpus) -> None:

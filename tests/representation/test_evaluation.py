@@ -17,16 +17,16 @@ from sklearn import metrics
 from perturbridge_dagster.agreement.bootstrap import clustered_bca
 from perturbridge_dagster.contract import EVALUATION, PROFILE_SCORES
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.representation import baselines as baselines_module
 from perturbridge_dagster.representation.baselines import BASELINES, Predictor
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus, write_corpus
 from perturbridge_dagster.representation.encoding import EncodedBlock, Vocabularies, encode_split
 from perturbridge_dagster.representation.evaluation import Evaluation, ModelPredictor, Scores, evaluate
-from perturbridge_dagster.representation.models import ModelSettings, predict
+from perturbridge_dagster.representation.models import ModelSettings
 from perturbridge_dagster.representation.profile_metrics import PROFILE_METRICS
 from perturbridge_dagster.representation.structure_baselines import fitted_baselines
 from perturbridge_dagster.representation.training import TrainedModel, TrainingSettings, train
 from perturbridge_dagster.written import to_arrow
+from tests.representation.values import predicted_of, values_of
 
 pytestmark = pytest.mark.slow
 
@@ -257,7 +257,7 @@ def test_numbers_do_not_depend_on_parts_shards_or_the_order_of_predictors(
         patch.setattr("perturbridge_dagster.representation.shards.SHARD_VALUES", 700)
         write_corpus(additive_strata, tmp_path / "corpus", make_stamp(), name="additive")
         corpus = open_corpus(tmp_path / "corpus")
-        patch.setattr(baselines_module.parts_of, "__defaults__", (200,))
+        patch.setattr("perturbridge_dagster.representation.shards.PART_VALUES", 200)
         patch.setattr("perturbridge_dagster.representation.profile_metrics._TILE_VALUES", 300)
         predictors = chosen(corpus)
         other = evaluate([predictors[name] for name in reversed(names)], corpus, vocabularies, splits=["test"])
@@ -287,13 +287,11 @@ def trained(request: pytest.FixtureRequest, additive_corpus: StoredCorpus, tmp_p
 
 def test_a_model_is_scored_by_what_it_predicts_of_each_value(additive_corpus: StoredCorpus, trained: TrainedModel) -> None:
     found = evaluate([ModelPredictor(trained)], additive_corpus, trained.vocabularies, splits=["test"]).scores
-    truth, predicted = [], []
-    for values, of_values in predict(trained.model, encode_split(additive_corpus, "test", trained.vocabularies)):
-        truth.append(values.value)
-        predicted.append(of_values)
+    split = encode_split(additive_corpus, "test", trained.vocabularies)
+    truth, predicted = values_of(split).value, predicted_of(trained.model, split).value
     row = found[found["dataset"].isna()].iloc[0]
     assert row["predictor"] == trained.settings.architecture
-    assert row["rmse"] == pytest.approx(metrics.root_mean_squared_error(np.concatenate(truth), np.concatenate(predicted)), rel=1e-6)
+    assert row["rmse"] == pytest.approx(metrics.root_mean_squared_error(truth, predicted), rel=1e-6)
 
 
 def test_a_model_of_another_vocabulary_is_refused(additive_corpus: StoredCorpus, trained: TrainedModel) -> None:

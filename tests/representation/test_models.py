@@ -22,8 +22,8 @@ from perturbridge_dagster.representation.models import (
     MultiOutputLPM,
     ScalarLPM,
     predict,
-    predict_profiles,
 )
+from tests.representation.values import predicted_of, values_of
 
 
 def numbered(n: int) -> tuple[str, ...]:
@@ -138,7 +138,7 @@ def test_predictions_do_not_depend_on_chunks(additive_corpus: StoredCorpus) -> N
     vocabularies = additive_corpus.vocabularies()
     values = encode_split(additive_corpus, "val", vocabularies)
     model = ScalarLPM(vocabularies, ModelSettings(width=4, hidden=(8,), dropout=0.5)).train()
-    whole, chunked = (np.concatenate([predicted for _, predicted in predict(model, values, at_once=n)]) for n in (len(values), 1_001))
+    whole, chunked = (predicted_of(model, values, at_once=n).value for n in (len(values), 1_001))
     np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
     assert model.training
 
@@ -173,9 +173,8 @@ def test_both_models_predict_the_same_values(additive_corpus: StoredCorpus) -> N
     seen = []
     for made in (ScalarLPM, MultiOutputLPM):
         model = made(vocabularies, ModelSettings(width=4, hidden=(8,)))
-        parts = [values for values, _ in predict(model, split, at_once=700)]
-        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in ("condition", "readout", "value")]
-        seen.append(sorted(zip(*columns, strict=True)))
+        predicted = predicted_of(model, split, at_once=700)
+        seen.append(list(zip(predicted.condition, predicted.readout, strict=True)))
     assert seen[0] == seen[1]
     assert len(seen[0]) == len(split)
 
@@ -231,8 +230,8 @@ def test_the_error_of_a_batch_and_its_gradient_are_those_of_single_predictions(
     numbers = next(epoch_batches(len(split) if made is ScalarLPM else len(split.first) - 1, size, 1, 0))
     if made is MultiOutputLPM:
         numbers = np.concatenate([np.arange(split.first[row], split.first[row + 1]) for row in numbers])
-    values = split.take(numbers)
-    assert batch.n_values == batch.n_mine == len(values)
+    values = values_of(split).some(numbers)
+    assert batch.n_values == batch.n_mine == len(numbers)
     table = model.profiles(tensors, torch.arange(vocabularies.size("readout")))
     predicted = table[torch.from_numpy(values.condition), torch.from_numpy(values.readout)]
     expected = (predicted - torch.from_numpy(values.value)).square().sum()
@@ -265,19 +264,16 @@ def test_profiles_are_the_predictions_of_every_gene(made: type[LPM], additive_co
     vocabularies, split = with_holes(additive_corpus)
     model = made(vocabularies, ModelSettings(width=4, hidden=(8,), dropout=0.5)).train()
     seen = []
-    for block, predicted in predict_profiles(model, split, at_once=100):
+    for block, predicted in predict(model, split, at_once=100):
         assert predicted.shape == (len(block.condition), len(block.readout))
         assert predicted.dtype == np.float32
         assert len(predicted) <= max(1, 100 // len(block.readout))
         seen.append(block.condition)
     assert model.training
     np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(len(split.conditions)))
-    parts = list(predict(model, split))
-    numbers = np.concatenate([values.value for values, _ in parts])
-    assert len(numbers) == len(split)
-    np.testing.assert_array_equal(np.sort(numbers), np.sort(split.take(np.arange(len(split))).value))
     if made is ScalarLPM:
-        values, predicted = parts[0]
-        conditions = ConditionTensors.of(split.encoded, torch.device("cpu")).rows(torch.from_numpy(values.condition))
-        one_by_one = model.eval()(conditions, torch.from_numpy(values.readout)).detach().numpy()
-        np.testing.assert_allclose(predicted, one_by_one, rtol=1e-4, atol=1e-5)
+        predicted_values = predicted_of(model, split)
+        assert len(predicted_values.value) == len(split)
+        conditions = ConditionTensors.of(split.encoded, torch.device("cpu")).rows(torch.from_numpy(predicted_values.condition))
+        one_by_one = model.eval()(conditions, torch.from_numpy(predicted_values.readout)).detach().numpy()
+        np.testing.assert_allclose(predicted_values.value, one_by_one, rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from perturbridge_dagster.agreement.gallery import draw
+from perturbridge_dagster.figures import draw
 from perturbridge_dagster.payloads.representation import compound_embeddings, representation_report
 from perturbridge_dagster.payloads.requests import Input, Request, execute
 from perturbridge_dagster.quality import representation as quality

@@ -22,7 +22,7 @@ from perturbridge_dagster.representation import checkpoints, training
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus, write_corpus
 from perturbridge_dagster.representation.encoding import encode_split
 from perturbridge_dagster.representation.evaluation import ModelPredictor, evaluate
-from perturbridge_dagster.representation.models import ModelSettings, predict
+from perturbridge_dagster.representation.models import ModelSettings
 from perturbridge_dagster.representation.structure_baselines import fitted_baselines
 from perturbridge_dagster.representation.training import (
     PUBLISHED,
@@ -36,6 +36,7 @@ from perturbridge_dagster.representation.training import (
     train,
 )
 from perturbridge_dagster.representation.verdicts import beaten_baselines, pooled
+from tests.representation.values import predicted_of, values_of
 
 pytestmark = pytest.mark.slow
 
@@ -340,7 +341,7 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(source: Path, make_effect
 
 def rmse_of(trained: training.TrainedModel, corpus: StoredCorpus, dataset: str) -> float:
     values = encode_split(corpus, "val", trained.vocabularies, datasets=[dataset])
-    error = np.concatenate([predicted - known.value for known, predicted in predict(trained.model, values)])
+    error = predicted_of(trained.model, values).value - values_of(values).value
     return float(np.sqrt(np.mean(error.astype(np.float64) ** 2)))
 
 

@@ -13,8 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perturbridge_dagster.agreement.labels import dataset_label
 from perturbridge_dagster.figures import points_with_intervals, to_png
+from perturbridge_dagster.labels import dataset_label
 from perturbridge_dagster.representation.holdout.scores import ALL_DATASETS
 from perturbridge_dagster.representation.holdout.summary import FEWEST_CLUSTERS
 

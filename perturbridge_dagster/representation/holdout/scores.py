@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from perturbridge_dagster.contract import HOLDOUT_DATASETS, HOLDOUT_PROMISES, HOLDOUT_RUNS
-from perturbridge_dagster.representation.baselines import parts_of
 from perturbridge_dagster.representation.splits import PROMISES, SPLIT_RULES, SPLITS, violations
 from perturbridge_dagster.representation.splits.holdouts import scaffolds_of
 
@@ -179,7 +178,7 @@ def squared_errors(predictor: Predictor, split: EncodedSplit, rule: str) -> pd.D
         dataset, perturbation, cluster, n_conditions, n_values, squared_error; sorted.
     """
     squared, n_values = np.zeros(len(split.conditions)), np.zeros(len(split.conditions), dtype=np.int64)
-    for block in (part for whole in split.blocks for part in parts_of(whole)):
+    for block in (part for whole in split.blocks for part in whole.parts()):
         truth = block.values()
         present = np.isfinite(truth)
         predicted = predictor.predict(split.conditions.iloc[block.condition], block)
