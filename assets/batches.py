@@ -4,7 +4,7 @@ A run of Dagster and a job of a cluster cost seconds, which is more than many a 
 ``materialize_batch`` asks the compute seam once for all that its partitions lack, then records each partition by a short run in its own
 process, which adopts the output. Every partition has its own run, materialization, checks and failure, and can be run again alone. The
 sensor, ``assets.materialize`` and whoever opens the launchpad use this one way. Belongs here: what goes together, and that job. Does not
-belong here: which partitions are stale (``planning.py``), what they need (``payloads/needs.py``) or where they run (``compute.py``).
+belong here: which partitions are stale (``planning``), what they need (``payloads/needs.py``) or where they run (``compute.py``).
 """
 
 import math

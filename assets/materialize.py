@@ -2,7 +2,7 @@
 
 Runs as ``python -m assets.materialize``. The partitions of a stage that are not current go through ``materialize_batch``, as when the
 sensor asks for them, in runs in this process. What is current is left alone. Belongs here: walking through the flow and saying what
-happened. Does not belong here: what a partition needs (``planning.py``), or what is computed together (``batches.py``).
+happened. Does not belong here: what a partition needs (``planning``), or what is computed together (``batches.py``).
 """
 
 from __future__ import annotations

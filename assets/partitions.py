@@ -1,7 +1,7 @@
 """Partitions, and how a partition key becomes the key of an output.
 
 Datasets, cell contexts, dataset pairs and corpora are dynamic: a new release becomes a partition at run time. Of dataset × cell context
-only real strata are ever requested (``sensors.py``), of corpora only those that are kept current (``planning.py``).
+only real strata are ever requested (``sensors.py``), of corpora only those that are kept current (``planning``).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Every output has a stage and a key (a dataset, a dataset and stratum, a dataset pair …). Below the platform's home it lies in
 ``<stage folder>/<key>/<digest>/``; ``current.json`` beside the digests says which one is current, and ``accepted.json`` in the
 output says which checks it has passed. Belongs here: finding, publishing and accepting outputs. Does not belong here: computing
-them (``compute.py``) or deciding what is needed (``assets/planning.py``).
+them (``compute.py``) or deciding what is needed (``assets/planning``).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import pytest
 from assets.partitions import key_to_partition, partition_to_key
 from assets.planning import NotConfiguredError
 from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.representation.corpora import stands_for
 from perturbridge_dagster.representation.corpus import open_corpus
 from perturbridge_dagster.sample import DATASETS
 from perturbridge_dagster.stages import MODELS
@@ -25,12 +26,12 @@ def test_which_corpora_and_models_are_kept_current(home_in, tmp_path):
         *(("all", model) for model in MODELS),
         *((corpus, "scalar_lpm") for corpus in named[1:]),
     ]
-    assert [planner.corpus(corpus) for corpus in named] == named
+    assert [stands_for(corpus, home.store.source_folders()) for corpus in named] == named
     home.use("sciplex", "gdpx2")
     planner = home.planner()
     assert planner.keys("training_corpus") == [("all",), ("open",)]
-    assert planner.corpus("all_without_op3") == "all"
-    assert planner.corpus("l1000") is None
+    assert stands_for("all_without_op3", home.store.source_folders()) == "all"
+    assert stands_for("l1000", home.store.source_folders()) is None
     with pytest.raises(NotConfiguredError, match=r"corpus l1000 takes none of the datasets.*sciplex: it is not L1000"):
         planner.plan("training_corpus", ("l1000",))
     with pytest.raises(InputError, match="no corpus is called 'everything'"):

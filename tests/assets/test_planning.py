@@ -10,6 +10,7 @@ import pytest
 
 from assets.overview import coverage
 from assets.planning import WaitingError
+from assets.planning.stage_plans import Draft
 from assets.sensors import run_requests, stale_partitions
 from perturbridge_dagster import registry
 from perturbridge_dagster.effects import estimate_effects
@@ -65,7 +66,7 @@ def test_effects_are_asked_for_with_the_options_of_the_registry(small_home, monk
 
     dataset = registry.dataset("vcpi_0001")
     chosen = dataset.effects.model_copy(update={"gene_filter": "supported", "times": (24.0,)})
-    monkeypatch.setattr("assets.planning.registered", lambda _: dataset.model_copy(update={"effects": chosen}))
+    monkeypatch.setattr("assets.planning.effects.registered", lambda _: dataset.model_copy(update={"effects": chosen}))
     [changed] = home.planner().plan("condition_effects", effects)
     assert (changed.request.arguments["gene_filter"], changed.request.arguments["times"]) == ("supported", [24.0])
     assert changed.request.digest != grouped.request.digest
@@ -146,13 +147,14 @@ def test_what_is_downstream_of_a_stale_partition_waits(demo_home, monkeypatch):
 
 def test_matches_are_scored_with_the_effects_they_were_made_from_and_no_others(demo_home, monkeypatch):
     planner = demo_home.planner()
-    real_inputs = planner._effects_inputs
+    real = Draft.add_effects
 
-    def redone(mode, datasets, taints):
-        inputs, left_out = real_inputs(mode, datasets, taints)
-        return {name: replace(value, checksum="another") for name, value in inputs.items()}, left_out
+    def redone(draft, mode, contexts):
+        left_out = real(draft, mode, contexts)
+        draft.inputs |= {name: replace(value, checksum="another") for name, value in draft.inputs.items()}
+        return left_out
 
-    monkeypatch.setattr(planner, "_effects_inputs", redone)
+    monkeypatch.setattr(Draft, "add_effects", redone)
     with pytest.raises(WaitingError, match="made from other effects than the current ones"):
         planner.plan("cross_dataset_agreement", ("l1000_phase1__sciplex",))
 
@@ -169,7 +171,9 @@ def test_what_the_registry_says_of_a_dataset_is_part_of_what_is_asked_for(demo_h
     old = getattr(declared, field)
     new = {**old, **values} if isinstance(old, dict) else old.model_copy(update=values)
     changed = declared.model_copy(update={field: new})
-    monkeypatch.setattr("assets.planning.registered", lambda dataset: changed if dataset == "sciplex" else registry.dataset(dataset))
+    monkeypatch.setattr(
+        "assets.planning.sources.registered", lambda dataset: changed if dataset == "sciplex" else registry.dataset(dataset)
+    )
     after = {stage: demo_home.planner().plan(stage, ("sciplex",))[0].request.digest for stage in before}
     assert before["harmonized_samples"] != after["harmonized_samples"]
     assert (before["source_files"] != after["source_files"]) == (field == "licence")

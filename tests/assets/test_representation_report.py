@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from assets.planning import COMPENDIUM, REPORTED_STAGES, Planner, WaitingError
+from assets.planning import COMPENDIUM, Planner, WaitingError
+from assets.planning.representation import REPORTED_STAGES
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import Stamp, read_parquet, write_json
@@ -36,12 +37,11 @@ class Planned(Planner):
     def state(self, stage: str, key: Key) -> tuple[Any, str]:
         return self._told.get((stage, key), ("current", "")) if stage in KEPT else super().state(stage, key)
 
-    def _accepted(self, stage: str, key: Key, taints: list[str]) -> Output:
+    def accepted(self, stage: str, key: Key) -> tuple[Output, list[str]]:
         output = self.store.current(stage, key)
         assert output is not None, f"{stage} {key} is not there"
-        if (reason := self.state(stage, key)[0]) != "current":
-            taints.append(f"{output.name}: {reason}")
-        return output
+        reason = self.state(stage, key)[0]
+        return output, [] if reason == "current" else [f"{output.name}: {reason}"]
 
 
 def publish(store: Store, stage: str, key: Key, digest: str = "d") -> None:
