@@ -45,10 +45,10 @@ from bench.training_data import list_loader, long_loader, simulate, write_lists,
 from perturbridge_dagster.compiled import n_cores
 from perturbridge_dagster.representation.batches import Batches, ProfileBatch, ValueBatch
 from perturbridge_dagster.representation.corpus import StoredCorpus
+from perturbridge_dagster.representation.determinism import deterministic
 from perturbridge_dagster.representation.encoding import EncodedSplit, Vocabularies, encode_split
 from perturbridge_dagster.representation.models import MODELS, ConditionTensors
 from perturbridge_dagster.representation.settings import PUBLISHED, PUBLISHED_MULTI_OUTPUT, TrainingSettings
-from perturbridge_dagster.representation.training import deterministic
 
 FASTER_TARGET, AHEAD_TARGET = 5, 2
 """Times as many rows a second as the data loader, and as steps alone."""

@@ -57,8 +57,9 @@ def compound_embeddings(request: Request, folder: Path) -> None:
     from perturbridge_dagster.representation.encoding import encode_split
     from perturbridge_dagster.representation.evaluation import ModelPredictor, evaluate
     from perturbridge_dagster.representation.figures import PICTURES
+    from perturbridge_dagster.representation.settings import SETTINGS
     from perturbridge_dagster.representation.structure_baselines import fitted_baselines
-    from perturbridge_dagster.representation.training import SETTINGS, train
+    from perturbridge_dagster.representation.training import train
     from perturbridge_dagster.representation.verdicts import describe_evaluation
 
     corpus = open_corpus(request.path("corpus"))

@@ -21,8 +21,8 @@ from perturbridge_dagster.written import Stamp, read_parquet, stamped_schema, to
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from perturbridge_dagster.representation.checkpoints import TrainedModel
     from perturbridge_dagster.representation.corpus import StoredCorpus
-    from perturbridge_dagster.representation.training import TrainedModel
 
 STAGE = "compound_embeddings"
 

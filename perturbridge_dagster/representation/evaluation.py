@@ -30,8 +30,8 @@ from perturbridge_dagster.representation.profile_metrics import BY_CHANCE, PROFI
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from perturbridge_dagster.representation.checkpoints import TrainedModel
     from perturbridge_dagster.representation.corpus import StoredCorpus
-    from perturbridge_dagster.representation.training import TrainedModel
 
 
 class ModelPredictor:
@@ -65,8 +65,8 @@ class ModelPredictor:
         """
         import torch
 
+        from perturbridge_dagster.representation.determinism import deterministic
         from perturbridge_dagster.representation.models import ConditionTensors, to_device
-        from perturbridge_dagster.representation.training import deterministic
 
         encoded = encode_conditions(conditions, self.vocabularies)
         with deterministic(self._device), torch.no_grad():

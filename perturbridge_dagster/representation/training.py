@@ -26,35 +26,12 @@ from perturbridge_dagster.representation.checkpoints import Start, TrainedModel,
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus
 from perturbridge_dagster.representation.determinism import deterministic
 from perturbridge_dagster.representation.encoding import EncodedSplit, Vocabularies, encode_split
-from perturbridge_dagster.representation.models import LPM, MODELS, ConditionTensors, ModelSettings, predict
+from perturbridge_dagster.representation.models import LPM, MODELS, ConditionTensors, predict
 from perturbridge_dagster.representation.parallel import Log, Ranks, Report, run_together
-from perturbridge_dagster.representation.settings import (
-    PUBLISHED,
-    PUBLISHED_MULTI_OUTPUT,
-    SETTINGS,
-    SMALL,
-    SMALL_MULTI_OUTPUT,
-    TrainingSettings,
-)
+from perturbridge_dagster.representation.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-__all__ = [
-    "PUBLISHED",
-    "PUBLISHED_MULTI_OUTPUT",
-    "SETTINGS",
-    "SMALL",
-    "SMALL_MULTI_OUTPUT",
-    "ModelSettings",
-    "Start",
-    "TrainedModel",
-    "TrainingResult",
-    "TrainingSettings",
-    "deterministic",
-    "load_model",
-    "train",
-]
 
 _SECONDS_BETWEEN_LINES = 15.0
 _LOADING_THREADS = 4

@@ -13,10 +13,12 @@ import pytest
 
 from perturbridge_dagster.errors import IncompatibleFileError, InputError
 from perturbridge_dagster.quality.representation import _licence
+from perturbridge_dagster.representation.checkpoints import TrainedModel
 from perturbridge_dagster.representation.corpus import StoredCorpus
 from perturbridge_dagster.representation.embeddings import embedding_matrix, read_embeddings, seeds_of, write_embeddings
 from perturbridge_dagster.representation.models import ModelSettings
-from perturbridge_dagster.representation.training import TrainedModel, TrainingSettings, train
+from perturbridge_dagster.representation.settings import TrainingSettings
+from perturbridge_dagster.representation.training import train
 from perturbridge_dagster.stages import MODELS, SIZES
 from perturbridge_dagster.written import read_stamp
 

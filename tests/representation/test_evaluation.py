@@ -18,13 +18,15 @@ from perturbridge_dagster.agreement.bootstrap import clustered_bca
 from perturbridge_dagster.contract import EVALUATION, PROFILE_SCORES
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation.baselines import BASELINES, Predictor
+from perturbridge_dagster.representation.checkpoints import TrainedModel
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus, write_corpus
 from perturbridge_dagster.representation.encoding import EncodedBlock, Vocabularies, encode_split
 from perturbridge_dagster.representation.evaluation import Evaluation, ModelPredictor, Scores, evaluate
 from perturbridge_dagster.representation.models import ModelSettings
 from perturbridge_dagster.representation.profile_metrics import PROFILE_METRICS
+from perturbridge_dagster.representation.settings import TrainingSettings
 from perturbridge_dagster.representation.structure_baselines import fitted_baselines
-from perturbridge_dagster.representation.training import TrainedModel, TrainingSettings, train
+from perturbridge_dagster.representation.training import train
 from perturbridge_dagster.written import to_arrow
 from tests.representation.values import predicted_of, values_of
 

@@ -18,7 +18,8 @@ from perturbridge_dagster.representation.embeddings import read_embeddings, writ
 from perturbridge_dagster.representation.geometry import neighbours
 from perturbridge_dagster.representation.lookup import described, find_compound, look_up, main
 from perturbridge_dagster.representation.models import ModelSettings
-from perturbridge_dagster.representation.training import TrainingSettings, train
+from perturbridge_dagster.representation.settings import TrainingSettings
+from perturbridge_dagster.representation.training import train
 
 CORPUS_DIGEST = "c" * 64
 

@@ -14,11 +14,12 @@ from perturbridge_dagster.figures import draw
 from perturbridge_dagster.payloads.representation import compound_embeddings, representation_report
 from perturbridge_dagster.payloads.requests import Input, Request, execute
 from perturbridge_dagster.quality import representation as quality
-from perturbridge_dagster.representation import training
+from perturbridge_dagster.representation.checkpoints import load_model
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus, write_corpus
 from perturbridge_dagster.representation.embeddings import read_embeddings
 from perturbridge_dagster.representation.figures import PICTURES
 from perturbridge_dagster.representation.models import ModelSettings
+from perturbridge_dagster.representation.settings import SETTINGS, SMALL_MULTI_OUTPUT
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import read_parquet, read_stamp
 from tests.representation.conftest import EffectsInMemory
@@ -59,9 +60,9 @@ def embeddings(corpus: StoredCorpus, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("embeddings")
     request = Request(STAGE, {**arguments, "unaccepted_inputs": []}, inputs, STAGES[STAGE].code_version, str(folder))
     sizes = {"width": 8, "hidden": (16,), "dropout": 0.0, "embedding_scale": 0.1}
-    quick = replace(training.SMALL_MULTI_OUTPUT, steps=60, validate_every=20, model=ModelSettings(**sizes))
+    quick = replace(SMALL_MULTI_OUTPUT, steps=60, validate_every=20, model=ModelSettings(**sizes))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(training.SETTINGS["small"], "multi_output_lpm", quick)
+        patch.setitem(SETTINGS["small"], "multi_output_lpm", quick)
         outcome = execute(request, compound_embeddings)
     assert outcome.status == "computed", outcome.error
     assert not (folder / f"{request.output.name}.training").exists(), "checkpoints are gone once the output is there"
@@ -75,7 +76,7 @@ def test_every_seed_is_in_the_output(embeddings: Path, corpus: StoredCorpus) -> 
     history = read_parquet(embeddings / "training.parquet", STAGE)
     assert history.groupby("seed")["step"].apply(list).to_dict() == {seed: [20, 40, 60] for seed in SEEDS}
     for seed, of_seed in history.groupby("seed"):
-        model = training.load_model(embeddings / "models" / f"{seed}.pt")
+        model = load_model(embeddings / "models" / f"{seed}.pt")
         assert of_seed.loc[of_seed["selected"], "step"].tolist() == [model.step]
         assert of_seed.loc[of_seed["selected"], "validation_rmse"].tolist() == [model.validation_rmse]
     predictors = set(read_parquet(embeddings / "evaluation.parquet", STAGE)["predictor"])

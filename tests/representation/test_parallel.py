@@ -16,10 +16,12 @@ import torch
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError
 from perturbridge_dagster.representation import parallel
+from perturbridge_dagster.representation.checkpoints import Start, load_model
 from perturbridge_dagster.representation.corpus import StoredCorpus
 from perturbridge_dagster.representation.models import ModelSettings
 from perturbridge_dagster.representation.parallel import Ranks, run_together
-from perturbridge_dagster.representation.training import Start, TrainingResult, TrainingSettings, load_model, train
+from perturbridge_dagster.representation.settings import TrainingSettings
+from perturbridge_dagster.representation.training import TrainingResult, train
 
 pytestmark = [
     pytest.mark.slow,

@@ -19,22 +19,15 @@ import torch
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError
 from perturbridge_dagster.representation import checkpoints, training
+from perturbridge_dagster.representation.checkpoints import Start, TrainedModel, load_model
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus, write_corpus
+from perturbridge_dagster.representation.determinism import deterministic
 from perturbridge_dagster.representation.encoding import encode_split
 from perturbridge_dagster.representation.evaluation import ModelPredictor, evaluate
-from perturbridge_dagster.representation.models import ModelSettings
+from perturbridge_dagster.representation.models import MODELS, ModelSettings
+from perturbridge_dagster.representation.settings import PUBLISHED, PUBLISHED_MULTI_OUTPUT, SMALL, SMALL_MULTI_OUTPUT, TrainingSettings
 from perturbridge_dagster.representation.structure_baselines import fitted_baselines
-from perturbridge_dagster.representation.training import (
-    PUBLISHED,
-    PUBLISHED_MULTI_OUTPUT,
-    SMALL,
-    SMALL_MULTI_OUTPUT,
-    Start,
-    TrainingSettings,
-    deterministic,
-    load_model,
-    train,
-)
+from perturbridge_dagster.representation.training import train
 from perturbridge_dagster.representation.verdicts import beaten_baselines, pooled
 from tests.representation.values import predicted_of, values_of
 
@@ -54,7 +47,7 @@ def silent(line: str) -> None:
     """Progress nobody reads."""
 
 
-def scores(trained: training.TrainedModel, corpus: StoredCorpus, *splits: str) -> pd.DataFrame:
+def scores(trained: TrainedModel, corpus: StoredCorpus, *splits: str) -> pd.DataFrame:
     """Scores of a model and every baseline on all values of some splits."""
     train_values, val_values = (encode_split(corpus, name, trained.vocabularies) for name in ("train", "val"))
     baselines = fitted_baselines(train_values, val_values, trained.vocabularies, corpus.compounds)
@@ -146,7 +139,8 @@ import sys, time
 from pathlib import Path
 from perturbridge_dagster.representation.corpus import open_corpus
 from perturbridge_dagster.representation.models import ModelSettings
-from perturbridge_dagster.representation.training import TrainingSettings, train
+from perturbridge_dagster.representation.settings import TrainingSettings
+from perturbridge_dagster.representation.training import train
 def log(line):
     print(line, flush=True)
     if line.startswith("step 40"):
@@ -253,7 +247,7 @@ def test_frozen_parts_keep_every_bit_through_weight_decay(
     table[vocabularies.encode("perturbation", list(bits.index))] = bits
     np.testing.assert_array_equal(found["perturbation.weight"].numpy(), table)  # zeros where there is no vector
     torch.manual_seed(settings.seed)
-    first = training.MODELS[architecture](vocabularies, settings.model).state_dict()
+    first = MODELS[architecture](vocabularies, settings.model).state_dict()
     assert all(torch.equal(found[name], first[name]) for name in found if name.startswith("log_dose"))
     for name in ("context.weight", "time.weight", "predictor.0.weight"):
         assert not torch.equal(found[name], first[name]), name
@@ -339,7 +333,7 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(source: Path, make_effect
 # ---- selection and splits ----------------------------------------------------------------------------------------------------
 
 
-def rmse_of(trained: training.TrainedModel, corpus: StoredCorpus, dataset: str) -> float:
+def rmse_of(trained: TrainedModel, corpus: StoredCorpus, dataset: str) -> float:
     values = encode_split(corpus, "val", trained.vocabularies, datasets=[dataset])
     error = predicted_of(trained.model, values).value - values_of(values).value
     return float(np.sqrt(np.mean(error.astype(np.float64) ** 2)))
@@ -463,7 +457,8 @@ import resource, sys
 from pathlib import Path
 from perturbridge_dagster.representation.corpus import open_corpus
 from perturbridge_dagster.representation.models import ModelSettings
-from perturbridge_dagster.representation.training import TrainingSettings, train
+from perturbridge_dagster.representation.settings import TrainingSettings
+from perturbridge_dagster.representation.training import train
 def log(line):
     if line.startswith("step 20"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))

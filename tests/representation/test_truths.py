@@ -16,14 +16,16 @@ import pandas as pd
 import pytest
 
 from perturbridge_dagster.representation.baselines import BASELINES
+from perturbridge_dagster.representation.checkpoints import TrainedModel
 from perturbridge_dagster.representation.compounds import SAMPLE_COLUMNS
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus, write_corpus
 from perturbridge_dagster.representation.embeddings import write_embeddings
 from perturbridge_dagster.representation.encoding import encode_split
 from perturbridge_dagster.representation.evaluation import ModelPredictor, evaluate
 from perturbridge_dagster.representation.geometry import mechanism_closeness
+from perturbridge_dagster.representation.settings import SMALL, SMALL_MULTI_OUTPUT
 from perturbridge_dagster.representation.structure_baselines import fitted_baselines
-from perturbridge_dagster.representation.training import SMALL, SMALL_MULTI_OUTPUT, TrainedModel, train
+from perturbridge_dagster.representation.training import train
 from perturbridge_dagster.sample.biology import simulate
 from perturbridge_dagster.sample.tables import compounds
 

@@ -36,7 +36,7 @@ from perturbridge_dagster.representation.holdout.variants import (
     planned_runs,
 )
 from perturbridge_dagster.representation.models import ModelSettings
-from perturbridge_dagster.representation.settings import PUBLISHED, PUBLISHED_MULTI_OUTPUT, SMALL_MULTI_OUTPUT
+from perturbridge_dagster.representation.settings import PUBLISHED, PUBLISHED_MULTI_OUTPUT, SMALL_MULTI_OUTPUT, TrainingSettings
 
 SMALL_MODEL = replace(SMALL_MULTI_OUTPUT, batch_size=50, model=ModelSettings(width=8, hidden=(8,), dropout=0.1))
 TINY = HoldoutSettings(
@@ -261,7 +261,7 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_result(
     done = {path.parent for path in tmp_path.rglob("run.json")}
     trained: list[Path] = []
 
-    def counted(corpus: StoredCorpus, settings: training.TrainingSettings, folder: Path, *args: object, **kwargs: object) -> object:
+    def counted(corpus: StoredCorpus, settings: TrainingSettings, folder: Path, *args: object, **kwargs: object) -> object:
         trained.append(folder)
         return training.train(corpus, settings, folder, *args, **kwargs)  # type: ignore[arg-type]
 
