@@ -70,6 +70,7 @@ def retrieved_by_loops(effects: EffectsInMemory) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@pytest.mark.slow
 def test_parity_with_the_definitions(screen: EffectsInMemory) -> None:
     found = retrieve_replicates({"A549": screen}, "sciplex", positives=POSITIVES)
     expected = retrieved_by_loops(screen)

@@ -63,6 +63,7 @@ def _counts(n_samples: int, n_genes: int, seed: int, mean: float = 8) -> np.ndar
     return rng.negative_binomial(2, 2 / (2 + expected))
 
 
+@pytest.mark.slow
 def test_a_count_of_exactly_the_cut_off_is_decided_as_edger_decides_it(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     cases, other_order = [], 0

@@ -107,6 +107,7 @@ def _odd_shapes() -> dict[str, np.ndarray]:
     return shapes
 
 
+@pytest.mark.slow
 def test_factors_of_odd_shapes_agree_with_edger(tmp_path: Path) -> None:
     shapes = _odd_shapes()
     for (name, counts), theirs in zip(shapes.items(), _edger(tmp_path, list(shapes.values())), strict=True):

@@ -127,6 +127,7 @@ def test_answers_for_one_dataset_leave_the_others_as_they_are(tmp_path: Path) ->
     assert answers_checksum(tmp_path, "a") != before
 
 
+@pytest.mark.slow
 def test_two_processes_lose_nothing(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from tests.identity.test_answers import answers, remember\n"

@@ -115,6 +115,7 @@ def test_the_shipped_tables_fit_each_other() -> None:
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_every_landmark_gene_has_an_ensembl_id_of_its_own(real_data: Path) -> None:
     genes = pd.read_csv(real_data / "lincs_metadata" / "GSE92742_Broad_LINCS_gene_info.txt", sep="\t")
     landmarks = genes[genes["pr_is_lm"] == 1]

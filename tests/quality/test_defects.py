@@ -48,6 +48,7 @@ def steps(*rows: tuple[str, str, int, int]) -> pd.DataFrame:
     return pd.DataFrame(table, columns=RECONCILIATION.names)
 
 
+@pytest.mark.slow
 def test_sound_samples_have_no_defect() -> None:
     for findings in (perturbagen_names(samples()), controls_by_plate(samples()), doses_off_the_grid(samples())):
         assert findings

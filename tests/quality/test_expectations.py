@@ -184,6 +184,7 @@ def output(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_real_output_is_compared_and_findings_say_what_differs(output: Path) -> None:
     found = compare_harmonized("op3", output)
     assert only(found, "source_samples").verdict == "as expected"

@@ -25,6 +25,9 @@ from perturbridge_dagster.written import read_stamp
 QUICK = TrainingSettings(batch_size=2_000, steps=3, model=ModelSettings(hidden=(8,)), unknown_token=True)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def trained(additive_corpus: StoredCorpus, tmp_path_factory: pytest.TempPathFactory) -> dict[int, TrainedModel]:
     return {

@@ -24,6 +24,9 @@ from perturbridge_dagster.representation.training import train
 CORPUS_DIGEST = "c" * 64
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def home(additive_corpus: StoredCorpus, make_stamp: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with one output of embeddings, and the corpus that they were trained on."""

@@ -14,6 +14,9 @@ HEK, MDA = "MCE_Bioactive_Compounds_HEK293T_10μM", "MCE_Bioactive_Compounds_MDA
 TCM = [f"TCM_Compounds_{line}_{dose}" for line in ("HEK293T", "MDA_MB_231") for dose in (10, 20)]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "cigs"
