@@ -258,7 +258,7 @@ def cases() -> list[Case]:
         ("sciplex", "dilimap"),
         ("l1000", "cigs_tcm"),
         ("tahoe", "dilimap"),
-        ("novartis small", "vcpi third"),
+        ("novartis", "vcpi"),
     ]
     found += [
         Case(f"agreement, {left} and {right}", partial(_agreement, left, right), number in (1, 4))
