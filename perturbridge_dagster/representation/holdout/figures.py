@@ -23,16 +23,20 @@ _COLUMNS = 3
 _NOTHING = "No dataset could be scored."
 
 
-def _panels(n: int, n_rows: int, title: str) -> tuple[Figure, list[Axes]]:
-    """Panels side by side, each with room for so many rows."""
-    columns = min(_COLUMNS, max(1, n))
-    lines = math.ceil(max(1, n) / columns)
+def _panels(rows: pd.DataFrame, title: str) -> tuple[Figure, list[tuple[str, Axes, pd.DataFrame]]]:
+    """A panel a dataset, side by side, each with room for the rows of any; words in place of panels where there is none."""
+    of_dataset = {str(name): of for name, of in rows.groupby("dataset", sort=False)}
+    n, n_rows = max(1, len(of_dataset)), max(map(len, of_dataset.values()), default=1)
+    columns = min(_COLUMNS, n)
+    lines = math.ceil(n / columns)
     figure = Figure(figsize=(1.5 + 4.2 * columns, 1.0 + lines * (1.0 + 0.24 * n_rows)), layout="constrained")
     figure.suptitle(title)
+    if not of_dataset:
+        figure.text(0.5, 0.5, _NOTHING, ha="center", va="center", color="0.35")
     panels = list(figure.subplots(lines, columns, squeeze=False).ravel())
-    for axes in panels[n:] if n else panels:
+    for axes in panels[len(of_dataset) :]:
         axes.set_axis_off()
-    return figure, panels
+    return figure, [(name, axes, of) for axes, (name, of) in zip(panels, of_dataset.items(), strict=False)]
 
 
 def _words(name: str) -> str:
@@ -56,13 +60,8 @@ def rmse_figure(summary: pd.DataFrame) -> bytes:
     bytes
         PNG: one panel a dataset; variants blue, baselines grey, and a line at the best baseline.
     """
-    datasets = list(summary["dataset"].unique())
-    n_rows = int(summary.groupby("dataset").size().max()) if datasets else 1
-    figure, panels = _panels(len(datasets), n_rows, "RMSE on test values (log2), lower is better; 95 % intervals")
-    if not datasets:
-        figure.text(0.5, 0.5, _NOTHING, ha="center", va="center", color="0.35")
-    for axes, dataset in zip(panels, datasets, strict=False):
-        rows = summary[summary["dataset"] == dataset]
+    figure, panels = _panels(summary, "RMSE on test values (log2), lower is better; 95 % intervals")
+    for dataset, axes, rows in panels:
         labels = [_words(name) for name in rows["predictor"]]
         points_with_intervals(
             axes, labels, rows["test_rmse_mean"], rows["test_rmse_low"], rows["test_rmse_high"], [_COLOURS[k] for k in rows["kind"]]
@@ -89,13 +88,8 @@ def difference_figure(summary: pd.DataFrame) -> bytes:
     """
     variants = summary[summary["kind"] == "variant"]
     variants = variants[variants["difference"].notna()]
-    datasets = list(variants["dataset"].unique())
-    n_rows = int(variants.groupby("dataset").size().max()) if datasets else 1
-    figure, panels = _panels(len(datasets), n_rows, "RMSE less that of the best baseline (log2); below 0 is better; 95 % intervals, paired")
-    if not datasets:
-        figure.text(0.5, 0.5, _NOTHING, ha="center", va="center", color="0.35")
-    for axes, dataset in zip(panels, datasets, strict=False):
-        rows = variants[variants["dataset"] == dataset]
+    figure, panels = _panels(variants, "RMSE less that of the best baseline (log2); below 0 is better; 95 % intervals, paired")
+    for dataset, axes, rows in panels:
         enough = rows["n_clusters"] >= FEWEST_CLUSTERS
         lost = (rows["difference_low"] > 0) & enough
         colours = list(np.select([rows["beats_best_baseline"].eq(True), lost], ["#0072b2", "#d55e00"], "#999999"))
