@@ -196,16 +196,20 @@ def _corpus(names: Sequence[str], folder: Path) -> Request:
     return _of_effects("training_corpus", arguments, strata, "grouped", folder)
 
 
-def _training(names: Sequence[str], folder: Path) -> Request:
+def _of_corpus(stage: str, arguments: Mapping[str, Any], names: Sequence[str], folder: Path) -> Request:
+    """A request of a stage that trains on a corpus."""
     corpus = _corpus(names, folder)
     if verified(corpus, deep=False) is None:
         _run(folder, [corpus])
-    arguments = {"corpus": "all", "model": "scalar_lpm", "settings": "small", "seeds": [13], "processes": 1, "unaccepted_inputs": []}
+    given = {"corpus": "all", "settings": "small", "unaccepted_inputs": [], **arguments}
     inputs = {"corpus": Input(str(corpus.output), corpus.digest)}
     key = "-".join(names).replace(" ", "_")
-    return Request(
-        "compound_embeddings", arguments, inputs, STAGES["compound_embeddings"].code_version, str(folder / "outputs" / f"model-{key}")
-    )
+    return Request(stage, given, inputs, STAGES[stage].code_version, str(folder / "outputs" / f"{stage}-{key}"))
+
+
+_TRAINING = ("compound_embeddings", {"model": "scalar_lpm", "seeds": [13], "processes": 1})
+_HOLDOUT = ("holdout_evaluation", {"rule": "molecules", "faithful": False})
+"""Stage and arguments of what trains on a corpus."""
 
 
 # ---- harmonizing ---------------------------------------------------------------------------------------------------------------
@@ -277,7 +281,13 @@ def cases() -> list[Case]:
         ("novartis", "l1000 large", "dilimap"),
     ]
     found += [Case(f"corpus, {' and '.join(names)}", partial(_corpus, names), number in (1, 3)) for number, names in enumerate(corpora)]
-    found += [Case(f"training, {' and '.join(names)}", partial(_training, names), number in (1, 3)) for number, names in enumerate(corpora)]
+    # what is held out must be known from another dataset
+    several = [("gdpx2", "op3"), *corpora[2:5], ("tahoe", "vcpi"), corpora[5]]
+    found += [
+        Case(f"{words}, {' and '.join(names)}", partial(_of_corpus, stage, arguments, names), number in (1, 3))
+        for words, (stage, arguments) in {"training": _TRAINING, "holdout": _HOLDOUT}.items()
+        for number, names in enumerate(several)
+    ]
     found += [
         Case(f"harmonize, {dataset}, {n_samples}", partial(_harmonizing, dataset, n_samples), n_samples in (10_000, 3_000))
         for dataset, sizes in {"l1000_phase1": (3_000, 10_000, 60_000), "vcpi_0001": (1_000, 3_000, 12_000)}.items()
@@ -422,7 +432,7 @@ def coefficients(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
     Those of sizes that no such run has stay as they are: of harmonizing, the cells of single-cell files.
     """
     assumed = json.loads(COEFFICIENTS.read_text())
-    rows = rows.join(pd.DataFrame([needs.streamed(sizes_of_row(row)) for row in rows.to_dict("records")], index=rows.index))
+    rows = rows.join(pd.DataFrame([needs.bounded(sizes_of_row(row)) for row in rows.to_dict("records")], index=rows.index))
     seen = rows[~rows["held_out"].astype(bool)]
     found = {}
     for model, tasks in needs.fitted_models().items():

@@ -216,15 +216,15 @@ def test_out_of_memory_is_tried_again_with_twice_as_much(double: Double, corpus:
 
 
 def test_out_of_memory_at_the_ceiling_fails_that_request_and_the_others_go_on(double: Double, corpus: Corpus):
-    double.set(max_memory_gib=0.5)
-    double.fail(ends=[{**OUT_OF_MEMORY, "rss_kib": 500_000}])
+    double.set(max_memory_gib=0.25)
+    double.fail(ends=[{**OUT_OF_MEMORY, "rss_kib": 250_000}])
     run = ensure(double.home, corpus("one"), corpus("two"))
     assert run.statuses == ["failed", "computed"]
     error = run.outcomes[0].error or ""
-    assert error.startswith("out of memory: SLURM job 1 on node1. It used 488 MiB of 512 MiB memory")
-    assert "max_memory_gib of [slurm] allows no more than 0.5 GiB." in error
+    assert error.startswith("out of memory: SLURM job 1 on node1. It used 244 MiB of 256 MiB memory")
+    assert "max_memory_gib of [slurm] allows no more than 0.25 GiB." in error
     assert "memory_gib of [needs] in settings.toml" in error
-    assert asked(double, "mem") == ["512M", "512M"]
+    assert asked(double, "mem") == ["256M", "256M"]
     assert ledger.failure_of_job(double.home, [corpus("one").digest])["failure_class"] == "out_of_memory"
 
 
