@@ -89,7 +89,7 @@ def _unmatched(replicates: pd.DataFrame, pairs: pd.DataFrame, dataset: str, seed
     -------
     Positions in `replicates`, shape (pairs,).
     """
-    samples, compounds = replicates["sample_id"].to_numpy(dtype=object), replicates["pubchem_cid"].to_numpy(dtype=np.int64)
+    samples, compounds = replicates["sample_id"].to_numpy(dtype=object), pd.factorize(replicates["compound"])[0]
     places = replicates[["stratum", "plate", "pert_time_h"]]
     indices = {place: np.asarray(rows, dtype=np.int64) for place, rows in places.groupby(list(places)).indices.items()}
     neighbours = {place: rows[np.argsort(samples[rows], kind="stable")] for place, rows in indices.items()}
@@ -296,7 +296,7 @@ def score_replicates(
         context.
     """
     options = options or ScoreOptions()
-    replicates = replicates_of(strata, dataset)
+    replicates = replicates_of(strata, dataset, options.compound)
     left, right = neighbour_pairs(replicates["condition"].to_numpy(dtype=np.int64))
     pairs = pd.DataFrame({"left": left, "right": right})
     pairs["unmatched"] = _unmatched(replicates, pairs, dataset, options.seed)

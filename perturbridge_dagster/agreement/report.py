@@ -109,8 +109,11 @@ def _said_of(row: Row, metric: str) -> str:
 def _beside(row: Row, name: str, words: str) -> str:
     """Where a score lies beside a baseline, which `words` name: above or below it where the interval of the difference says so."""
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    printed = f"{'+' if value > 0 else ''}{number(value)}"
+    if pd.isna(low) or pd.isna(high):
+        return f"{'above' if value > 0 else 'below' if value < 0 else 'level with'} {words} ({printed}, no interval)"
     side = "above" if low > 0 else "below" if high < 0 else "not told apart from"
-    return f"{side} {words} ({'+' if value > 0 else ''}{number(value)})"
+    return f"{side} {words} ({printed})"
 
 
 def replicates_report(summary: pd.DataFrame) -> str:
@@ -197,15 +200,40 @@ def _agreement(summary: pd.DataFrame) -> list[str]:
     return ["## How much two assays agree", "", " ".join(said), "", markdown_table(head, table), ""]
 
 
+_PLACES = (
+    "More than single other compounds of the other dataset",
+    "Better than a coin, but not told apart from other compounds",
+    "Better than a coin, but less than single other compounds of the other dataset",
+    "Better than a coin; there were no other compounds to compare with, or too few for an interval",
+    "Not told apart from a coin",
+    "Worse than a coin",
+    "Without an interval",
+)
+"""Where the direction agreement of a pair can lie, in the order of the report."""
+
+
+def _place(row: Row) -> str:
+    """Where a pair lies, one of :data:`_PLACES`: beside other compounds, else beside a coin."""
+    beyond, single, less, alone, coin, worse, unknown = _PLACES
+    if row["target_peers_delta_low"] > 0:
+        return beyond
+    if row["observed_low"] > 0.5:
+        if pd.isna(row["target_peers_delta_low"]):
+            return alone
+        return less if row["target_peers_delta_high"] < 0 else single
+    if pd.isna(row["observed_low"]):
+        return unknown
+    return worse if row["observed_high"] < 0.5 else coin
+
+
 def _verdicts(summary: pd.DataFrame) -> list[str]:
     """Which pairs agree in direction, by the intervals of their differences."""
     rows = {names: row for names, row in _by_name(summary, _DIRECTION).items() if row["n_compounds_observed"] >= FEW_COMPOUNDS}
-    beyond = [names for names, row in rows.items() if row["target_peers_delta_low"] > 0]
-    coin = [names for names, row in rows.items() if names not in beyond and row["observed_low"] > 0.5]
+    by_place: dict[str, list[Names]] = {}
+    for names, row in rows.items():
+        by_place.setdefault(_place(row), []).append(names)
     groups = {
-        "More than single other compounds of the other dataset": beyond,
-        "Better than a coin, but not told apart from other compounds": coin,
-        "Not told apart from a coin": [names for names in rows if names not in beyond and names not in coin],
+        **{words: by_place.get(words, []) for words in _PLACES},
         "Even above the mean of other compounds of their own assay": [names for names, row in rows.items() if row["delta_low"] > 0],
         "Below the mean of other compounds of their own assay, the stricter baseline": [
             names for names, row in rows.items() if row["delta_high"] < 0

@@ -56,7 +56,9 @@ def long_table(keys: pd.DataFrame, scores: Columns, gene_universe: str, table: T
     """
     long = keys.iloc[np.repeat(np.arange(len(keys)), len(METRIC_NAMES))].reset_index(drop=True)
     columns = {name: values.T.reshape(-1) for name, values in scores.items()}
-    return long.assign(metric=list(METRIC_NAMES) * len(keys), gene_universe=gene_universe, **columns)[table.names]
+    # text also where there is no pair, so that an empty table can be joined as any other
+    metric = pd.Series(list(METRIC_NAMES) * len(keys), dtype=object)
+    return long.assign(metric=metric, gene_universe=gene_universe, **columns)[table.names]
 
 
 def chosen_genes(strata: Sequence[StratumEffects], genes: Mapping[str, Collection[str]] | None, cell_type: str) -> list[NDArray[np.int64]]:

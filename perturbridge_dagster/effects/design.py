@@ -147,7 +147,7 @@ def compound_keys(obs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sample_keys(obs: pd.DataFrame, replicates: Replicates, dataset: str | None, of_stratum: str) -> pd.DataFrame:
-    """Key fields of each sample in plain types; raises where one is absent or missing, or a sample id occurs twice."""
+    """Key fields of each sample in plain types; raises where one is absent, missing or impossible, or a sample id occurs twice."""
     absent = [name for name in _REQUIRED if name not in obs]
     if absent:
         raise InputError(f"obs{of_stratum} lacks fields of the design", dataset=dataset, column=", ".join(absent))
@@ -175,6 +175,17 @@ def _sample_keys(obs: pd.DataFrame, replicates: Replicates, dataset: str | None,
     if not set(obs["is_control"].unique()) <= {True, False}:
         raise InputError(f"is_control{of_stratum} holds other values than true and false", dataset=dataset, column="is_control")
     is_control = obs["is_control"].astype(bool).to_numpy()
+    for name, counts in (("pert_dose_uM", ~is_control), ("pert_time_h", np.ones(len(obs), dtype=bool))):
+        numbers = obs[name].to_numpy(dtype=float, na_value=0.0)
+        impossible = counts & ~(np.isfinite(numbers) & (numbers >= 0))
+        if impossible.any():
+            raise InputError(
+                f"{impossible.sum():,} samples{of_stratum} have an impossible value",
+                dataset=dataset,
+                column=name,
+                rows=list(obs.index[impossible]),
+                expected="finite numbers, 0 or more",
+            )
     keys = pd.DataFrame(
         {
             "is_control": is_control,

@@ -225,7 +225,7 @@ def compendium_agreement(request: Request, folder: Path) -> None:
     z_scores = compendium.rescored(matches, {name: z_scored(strata) for name, strata in datasets.items()}, options)
     summaries = pd.concat([summaries, compendium.z_score_summary(_weighted(z_scores, conditions, request))], ignore_index=True)
     log.info("summarised %d named options", summaries["variant"].nunique())
-    supported, support = compendium.published_replicates(replicate_conditions)
+    supported, support = compendium.published_replicates(replicate_conditions, datasets)
     replicate_summaries = {"all": replicates, "published": summary.replicate_summary(supported)}
     published_retrieval = _published_retrieval(variants["published"], datasets, options.compound)
     overlaps = compendium.dataset_overlaps(conditions, variants, replicate_conditions)

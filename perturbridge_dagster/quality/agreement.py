@@ -94,7 +94,7 @@ def _scores(scores: pd.DataFrame, table: Table, identity: Sequence[str], words: 
     outside = (scores["score"] < low - rounding) | (scores["score"] > high + rounding)
     undefined = scores["score"].notna() & (scores["n_genes"] < metric.map({name: one.minimum_genes for name, one in METRICS.items()}))
     times = scores.groupby([*identity, "gene_universe"])["metric"].transform("size")
-    found = scores.assign(in_range=~outside, has_genes=~undefined, complete=np.asarray(times == metric.nunique()))
+    found = scores.assign(in_range=~outside, has_genes=~undefined, complete=np.asarray(times == len(METRICS)))
     rules = [
         unique_together(f"{words} is scored once by each metric", [*identity, "gene_universe", "metric"]),
         equal(f"{words} has a row for every metric", "complete", True),

@@ -81,6 +81,34 @@ def test_few_compounds_are_warned_of() -> None:
     assert "(no interval)" in alone
 
 
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"target_peers_delta": (0.1, 0.05, 0.2)}, "More than single other compounds of the other dataset"),
+        ({"target_peers_delta": (0.0, -0.1, 0.1)}, "Better than a coin, but not told apart from other compounds"),
+        ({"target_peers_delta": (-0.2, -0.25, -0.15)}, "Better than a coin, but less than single other compounds of the other dataset"),
+        ({"target_peers_delta": (np.nan,) * 3}, "Better than a coin; there were no other compounds to compare with, or too few"),
+        ({"target_peers_delta": (np.nan,) * 3, "observed": (0.5, 0.4, 0.6)}, "Not told apart from a coin"),
+        ({"target_peers_delta": (np.nan,) * 3, "observed": (0.3, 0.25, 0.35)}, "Worse than a coin"),
+        ({"target_peers_delta": (np.nan,) * 3, "observed": (0.6, np.nan, np.nan)}, "Without an interval"),
+    ],
+)
+def test_where_a_pair_lies_is_said_by_its_intervals(values: dict[str, tuple[float, float, float]], place: str) -> None:
+    summary = summary_of(level=0.9)
+    for name, (value, low, high) in ({"observed": (0.6, 0.55, 0.65)} | values).items():
+        summary[[name, f"{name}_low", f"{name}_high"]] = value, low, high
+    text = report_of(summary, replicates_of())
+    said = [line for line in text.splitlines() if line.startswith("- ") and line.endswith(": sci-Plex – Tahoe-100M.")]
+    assert said[0].startswith(f"- {place}")
+    assert sum("coin" in line or "single other" in line or "Without" in line for line in said) == 1
+
+
+def test_a_difference_without_an_interval_is_not_called_a_tie() -> None:
+    text = pair_report(summary_of(n_compounds=1, missing=0))
+    assert "not told apart" not in text
+    assert "no interval)" in text
+
+
 def test_a_pair_without_conditions_is_said_so() -> None:
     assert "share no condition" in pair_report(summary_of()[:0])
     assert "no condition has two replicates" in replicates_report(replicates_of()[:0]).lower()

@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from perturbridge_dagster.agreement.bootstrap import clustered_bca
+from perturbridge_dagster.agreement.replicates import score_replicates
 from perturbridge_dagster.agreement.summary import agreement_summary, agreement_units, replicate_conditions, replicate_summary
 from perturbridge_dagster.contract import (
     AGREEMENT_SCORES,
@@ -15,6 +16,7 @@ from perturbridge_dagster.contract import (
     REPLICATE_CONDITIONS,
     REPLICATE_SUMMARY,
 )
+from tests.agreement.effects_in_memory import make_effects
 from tests.agreement.scored import completed, random_replicate_scores, random_scores, with_baselines
 
 nan = np.nan
@@ -155,6 +157,7 @@ def test_replicate_summary() -> None:
 
 
 def test_summary_of_no_replicates() -> None:
-    scores = random_replicate_scores(np.random.default_rng(0))[:0]
-    conditions = replicate_conditions(scores, scores.assign(unmatched_spearman_logFC=nan))
+    single_wells = make_effects([(1, "A549", 24, 1.0), (2, "A549", 24, 1.0)], np.ones((2, 3)), sample_id=["s1", "s2"])
+    scored = score_replicates({"A549": single_wells}, "sciplex")
+    conditions = replicate_conditions(scored.scores, scored.pairs)
     assert len(replicate_summary(conditions)) == len(replicate_summary(conditions, by_cell_context=True)) == 0

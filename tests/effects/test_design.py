@@ -263,6 +263,15 @@ def test_missing_key_fields_are_refused_by_name(make_obs: MakeObs, column: str) 
         build_design(obs, dataset="d", stratum="S")
 
 
+@pytest.mark.parametrize("value", [-1.0, np.inf])
+@pytest.mark.parametrize("column", ["pert_dose_uM", "pert_time_h"])
+def test_impossible_doses_and_times_are_refused_by_name(make_obs: MakeObs, column: str, value: float) -> None:
+    obs = make_obs([("DMSO", 0.0, 24.0, "A", 2), ("x", 1.0, 24.0, "A", 2)])
+    obs.loc["s003", column] = value
+    with pytest.raises(InputError, match=rf"column {column}; rows s003: 1 samples of stratum S have an impossible value"):
+        build_design(obs, dataset="d", stratum="S")
+
+
 @pytest.mark.parametrize("column", ["perturbagen", "plate"])
 def test_blank_text_is_missing(make_obs: MakeObs, column: str) -> None:
     obs = make_obs([("DMSO", 0.0, 24.0, "A", 2), ("x", 1.0, 24.0, "A", 2)])

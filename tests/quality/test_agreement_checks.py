@@ -142,6 +142,14 @@ def test_a_match_without_a_metric_is_found(tmp_path: Path) -> None:
     assert judged(tmp_path, "cross_dataset_agreement", change)["scores"] == ["every match has a row for every metric"]
 
 
+def test_a_metric_that_is_missing_everywhere_is_found(tmp_path: Path) -> None:
+    def change(tables: Tables) -> None:
+        scores, table = tables["scores"]
+        tables["scores"] = (scores[scores["metric"] != "spearman_t"].reset_index(drop=True), table)
+
+    assert judged(tmp_path, "cross_dataset_agreement", change)["scores"] == ["every match has a row for every metric"]
+
+
 def test_replicates_that_agree_no_more_than_others_are_a_warning(tmp_path: Path) -> None:
     found = judged(tmp_path, "replicate_agreement", set_value("dataset", "unmatched", 0.9, "spearman_logFC"))
     assert found["replicates_agree"] == ["replicates agree more than wells of different compounds"]
