@@ -10,7 +10,7 @@ lists depend on what is configured. So it is made at once, and says of which dat
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
@@ -222,7 +222,9 @@ def replicate_table(summaries: Mapping[str, pd.DataFrame], number: int) -> pd.Da
     return rows.assign(n_first=rows["n_compounds_observed"], n_second=rows["n_conditions"])[REPLICATE_TABLE.names]
 
 
-def published_replicates(conditions: pd.DataFrame, datasets: Mapping[str, Sequence[StratumEffects]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def published_replicates(
+    conditions: pd.DataFrame, datasets: Mapping[str, Mapping[str, StratumEffects]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The replicates that the paper's tables are of: of L1000, compounds and cell contexts that another dataset has.
 
     Parameters
@@ -230,7 +232,7 @@ def published_replicates(conditions: pd.DataFrame, datasets: Mapping[str, Sequen
     conditions
         Table REPLICATE_CONDITIONS of the contract of all datasets.
     datasets
-        Dataset → its strata: a compound of which it has single wells alone counts, too.
+        Dataset → stratum → effects: a compound of which it has single wells alone counts, too.
 
     Returns
     -------
@@ -239,7 +241,7 @@ def published_replicates(conditions: pd.DataFrame, datasets: Mapping[str, Sequen
     report
         Table REPLICATE_SUPPORT of the contract.
     """
-    measured = {name: pd.concat([stratum.contrasts for stratum in strata]) for name, strata in datasets.items() if strata}
+    measured = {name: pd.concat([stratum.contrasts for stratum in strata.values()]) for name, strata in datasets.items() if strata}
     return require_support(conditions, supported_conditions(measured))
 
 

@@ -523,6 +523,11 @@ def known_ids() -> str:
     return ", ".join([*_registry(), *(f"{family}_ and the four digits of another release" for family in _families()), *own_screens()])
 
 
+def is_public(id_: str) -> bool:
+    """Whether an id is that of a registered dataset, a release of a registered family, or a benchmark."""
+    return id_ in _registry() or _release(id_) is not None or id_ in benchmarks()
+
+
 def source(id_: str) -> Source:
     """A dataset or a benchmark: what has native files.
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.home import default_home
-from perturbridge_dagster.registry import PRINTED_ORDER, Access, Control, Dataset, EffectsOptions, Licence, SourceFile
+from perturbridge_dagster.registry import Access, Control, Dataset, EffectsOptions, Licence, SourceFile, is_public
 from perturbridge_dagster.registry.screen import Columns, Counts, Everywhere, Screen
 
 SUFFIX = ".yaml"
@@ -110,8 +110,8 @@ def read_description(file: Path) -> Dataset:
         If it cannot be read, or a field is missing, misspelt or makes no sense; the message names the line and what could stand there.
     """
     id_ = file.name.removesuffix(SUFFIX)
-    if id_ in PRINTED_ORDER:
-        raise InputError(f"{id_} is the id of a public dataset.", file=file, advice="Give the file another name.")
+    if is_public(id_):
+        raise InputError(f"{id_} is the id of a public dataset or benchmark.", file=file, advice="Give the file another name.")
     values, lines = _parsed(file)
     try:
         described = _Description.model_validate(values)
@@ -170,7 +170,13 @@ def _parsed(file: Path) -> tuple[Any, dict[str, int]]:
         raise InputError(f"the description cannot be read ({error}).", file=file) from error
     if not isinstance(values, dict):
         raise InputError("this describes nothing.", file=file, expected="fields such as title, counts and columns, one a line")
-    return values, dict(_lines(node, ()))
+    lines: dict[str, int] = {}
+    for name, line in _lines(node, ()):
+        # YAML takes the last silently
+        if name in lines:
+            raise InputError(f"{name} is given twice, first in line {lines[name]}.", file=f"{file}, line {line}", column=name)
+        lines[name] = line
+    return values, lines
 
 
 def _lines(node: yaml.Node | None, above: tuple[str, ...]) -> list[tuple[str, int]]:

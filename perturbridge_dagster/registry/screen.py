@@ -6,10 +6,11 @@ files they name (``sources/screen.py``).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class _Described(BaseModel):
@@ -29,6 +30,9 @@ class Everywhere(_Described):
 
     value: str | float
 
+
+IN_BRACES = r"\{([^{}]+)\}"
+"""A column in a pattern."""
 
 Column = str | Everywhere
 """Name of a column of the sample sheet, or one value for all samples."""
@@ -106,6 +110,19 @@ class Columns(_Described):
     smiles: Column | None = None
     inchikey: Column | None = None
     pubchem_cid: Column | None = None
+
+    @field_validator("sample")
+    @classmethod
+    def _pattern(cls, sample: str) -> str:
+        around = "".join(re.split(IN_BRACES, sample)[::2])
+        if "{" in sample and ("{" in around or "}" in around):
+            raise ValueError(f"{sample} is no pattern: each column stands in braces of its own, as in {{Plate}}_{{Well}}")
+        return sample
+
+    @property
+    def sample_parts(self) -> list[str]:
+        """Text and column names by turns, of which a sample's name in the count matrix is made; text comes first."""
+        return re.split(IN_BRACES, self.sample) if "{" in self.sample else ["", self.sample]
 
 
 class Screen(_Described):

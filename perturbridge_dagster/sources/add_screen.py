@@ -9,6 +9,7 @@ Belongs here: that command. Does not belong here: reading (``screen.py``).
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,19 +82,25 @@ def add(description: Path) -> Path:
 
     Returns
     -------
-    Its place there, a link to the file, so that its owner goes on editing one file.
+    Its place there, a link to the file, so that its owner goes on editing one file. A description that lies there already stays as it is.
 
     Raises
     ------
     InputError
         If another description of that name is there.
     """
+    target = description.resolve()
     link = screens_folder() / description.name
-    if link.exists() and link.resolve() != description.resolve():
-        raise InputError("another screen has this name.", file=link, advice="Give the file another name.")
+    if link.exists():
+        if link.resolve() != target:
+            raise InputError("another screen has this name.", file=link, advice="Give the file another name.")
+        # the link, or the description itself, which may have no other copy
+        return link
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(description.resolve())
+    # a link whose file is gone is replaced
+    aside = link.with_name(f".{link.name}.{os.getpid()}")
+    aside.symlink_to(target)
+    aside.replace(link)
     return link
 
 

@@ -1,12 +1,14 @@
 """The count matrix of a user's own screen, in the forms in which laboratories keep them.
 
-Belongs here: h5ad, MTX, text and Parquet as counts of samples × genes. Does not belong here: the sample sheet (``screen.py``).
+Belongs here: h5ad, MTX, text and Parquet as counts of samples × genes, and what both files of a screen need to be read. Does not belong
+here: the sample sheet (``screen.py``).
 
 A matrix is held as sparse counts, once; text and Parquet are read some rows at a time.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from perturbridge_dagster.sources.stored import as_counts, member, open_hdf5, ro
 
 _ROWS = 2_000
 """Rows of a table that are read at a time."""
+
+UNREADABLE = (OSError, EOFError, zlib.error, ValueError)
+"""What pandas and SciPy raise on files that are truncated, damaged or something else."""
 
 
 def read_counts(screen: Screen, files: dict[str, Path], dataset: str) -> tuple[sparse.csr_matrix, pd.Index, pd.Index, pd.DataFrame]:
@@ -63,9 +68,10 @@ def read_counts(screen: Screen, files: dict[str, Path], dataset: str) -> tuple[s
             )
     else:
         values, rows, columns = _table(file, screen, dataset)
-    counts = as_counts(values, rows, columns, dataset, file)
+    rows, columns = rows.str.strip(), columns.str.strip()
     if screen.counts.kind != ".h5ad" and screen.counts.rows == "genes":
-        counts, rows, columns = counts.T.tocsr(), columns, rows
+        values, rows, columns = values.T.tocsr(), columns, rows
+    counts = as_counts(values, rows, columns, dataset, file)
     for names, what in ((rows, "sample"), (columns, "gene")):
         require_unique(names.to_series(name=what), f"a {what} of the count matrix", dataset, file)
     return counts, rows, columns, own_obs
@@ -80,9 +86,9 @@ def _table(file: Path, screen: Screen, dataset: str) -> tuple[sparse.csr_matrix,
             columns = part.columns
             blocks.append(sparse.csr_matrix(_numbers(part, dataset, file)))
             rows.append(part.index)
-    except (OSError, EOFError, ValueError, pd.errors.ParserError) as error:
+    except UNREADABLE as error:
         raise InputError(f"the count matrix cannot be read ({error}).", dataset=dataset, file=file) from error
-    if not blocks or not len(columns):
+    if not sum(map(len, rows)) or not len(columns):
         raise InputError(
             "the count matrix has no values.",
             dataset=dataset,
@@ -106,8 +112,22 @@ def _parts(file: Path, kind: str) -> Iterator[pd.DataFrame]:
                 yield part if part.index.name or part.index.dtype == object else part.set_index(part.columns[0])
         return
     separator = "," if kind == ".csv" else "\t"
-    with pd.read_csv(file, sep=separator, index_col=0, chunksize=_ROWS, encoding="utf-8-sig", na_filter=False, low_memory=False) as parts:
-        yield from parts
+    header = text_header(file, separator)
+    with pd.read_csv(
+        file, sep=separator, dtype={0: str}, chunksize=_ROWS, encoding="utf-8-sig", na_filter=False, low_memory=False
+    ) as parts:
+        for part in parts:
+            # R's write.table leaves out the name of the first column, which pandas then takes for the index by itself; it would guess
+            # the type of an index that it is told
+            named = part.set_index(part.columns[0]) if isinstance(part.index, pd.RangeIndex) else part
+            # pandas calls the second of two ACTB ACTB.1
+            yield named.set_axis(header[len(header) - named.shape[1] :], axis=1)
+
+
+def text_header(file: Path, separator: str) -> list[str]:
+    """Fields of the first line of a text table, as they are written."""
+    first = pd.read_csv(file, sep=separator, header=None, nrows=1, dtype=str, na_filter=False, encoding="utf-8-sig")
+    return list(first.iloc[0])
 
 
 def _numbers(part: pd.DataFrame, dataset: str, file: Path) -> np.ndarray:
@@ -132,7 +152,7 @@ def _mtx(file: Path, dataset: str) -> sparse.csr_matrix:
 
     try:
         return sparse.csr_matrix(mmread(file))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(f"the file cannot be read as MTX ({error}).", dataset=dataset, file=file) from error
 
 
@@ -140,7 +160,7 @@ def _names(file: Path, dataset: str) -> pd.Index:
     """The first column of a text file without header."""
     try:
         first = pd.read_csv(file, sep="\t", header=None, usecols=[0], dtype=str, keep_default_na=False)[0]
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(f"the names cannot be read ({error}).", dataset=dataset, file=file) from error
     names: pd.Index = pd.Index(first.to_numpy())
     return names
@@ -165,12 +185,44 @@ def _h5ad(file: Path, screen: Screen, dataset: str) -> tuple[sparse.csr_matrix, 
                     expected=f"one of {', '.join(layers)}" if len(layers) else "no layer, and counts in X",
                 )
             stored = layers[screen.counts.layer]
-        values = sparse.vstack([block for _, block in row_blocks(_by_rows(stored, file, dataset))], format="csr")
-    own = obs.copy()
-    own.index = pd.RangeIndex(len(own))
-    # the sheet names its samples by a column; the file's own names are one, too
-    own.insert(0, obs.index.name or "index", obs.index.astype(str))
-    return values, pd.Index(obs.index.astype(str)), pd.Index(var.index.astype(str)), own.apply(lambda column: text(column.astype(object)))
+        blocks = [block for _, block in row_blocks(_by_rows(stored, file, dataset))]
+    if not blocks:
+        raise InputError("the count matrix has no rows.", dataset=dataset, file=file)
+    own = with_row_names(obs, dataset, file).apply(text)
+    return sparse.vstack(blocks, format="csr"), pd.Index(obs.index.astype(str)), pd.Index(var.index.astype(str)), own
+
+
+def with_row_names(table: pd.DataFrame, dataset: str, file: Path) -> pd.DataFrame:
+    """A table whose row names are columns, too: `index`, and the name that they have.
+
+    Parameters
+    ----------
+    table
+        The table; a description names its columns.
+    dataset, file
+        For messages.
+
+    Raises
+    ------
+    InputError
+        If the table has a column of that name with other values.
+    """
+    levels = {name: pd.Series(table.index.get_level_values(n)) for n, name in enumerate(table.index.names) if name is not None}
+    if table.index.nlevels == 1:
+        levels["index"] = pd.Series(table.index)
+    own = table.reset_index(drop=True)
+    for name, values in levels.items():
+        if name not in own.columns:
+            own.insert(0, name, values)
+        elif not text(own[name]).equals(text(values)):
+            raise InputError(
+                f"the row names are called {name}, and a column with other values is, too.",
+                dataset=dataset,
+                file=file,
+                column=str(name),
+                expected="one of the two under another name",
+            )
+    return own
 
 
 def _by_rows(stored: h5py.Dataset | h5py.Group, file: Path, dataset: str) -> h5py.Dataset | h5py.Group:

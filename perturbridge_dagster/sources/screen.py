@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import difflib
 import re
-import string
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from python_calamine import CalamineError
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.doses import parse_dose_uM, parse_time_h, unparsed
 from perturbridge_dagster.registry import Dataset
 from perturbridge_dagster.registry.screen import Column, Everywhere, Screen
-from perturbridge_dagster.sources.count_matrix import read_counts
+from perturbridge_dagster.sources.count_matrix import UNREADABLE, read_counts, text_header, with_row_names
 from perturbridge_dagster.sources.native import (
     Expression,
     GeneKind,
@@ -90,19 +90,33 @@ def described(dataset: Dataset) -> Screen:
 def _sheet(file: Path, dataset: str) -> pd.DataFrame:
     """A sample sheet as text, null where a cell is empty or says that nothing is known."""
     suffix = Path(file.name.lower().removesuffix(".gz")).suffix
+    header: list[str] = []
     try:
         if suffix == ".xlsx":
             sheet = pd.read_excel(file, dtype=str, keep_default_na=False, engine="calamine")
+            if len(sheet):
+                header = list(pd.read_excel(file, header=None, nrows=1, dtype=str, keep_default_na=False, engine="calamine").iloc[0])
         elif suffix == ".parquet":
             sheet = pd.read_parquet(file)
+            header = list(map(str, sheet.columns))
         elif suffix in (".csv", ".tsv", ".txt"):
-            sheet = pd.read_csv(file, sep="," if suffix == ".csv" else "\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            separator = "," if suffix == ".csv" else "\t"
+            sheet = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            header = text_header(file, separator)
         else:
             raise InputError(f"{file.name} is no sample sheet.", dataset=dataset, file=file, expected=".csv, .tsv, .txt, .xlsx or .parquet")
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+    except (*UNREADABLE, CalamineError) as error:
         raise InputError(f"the sample sheet cannot be read ({error}).", dataset=dataset, file=file) from error
+    if not len(sheet):
+        raise InputError("the sample sheet has no rows.", dataset=dataset, file=file, expected="a header, and one row a sample")
+    # pandas calls the second of two columns Dose Dose.1
+    names = pd.Series(header, dtype=object, name="header").str.strip()
+    require_unique(names[names != ""], "a column of the sample sheet", dataset, file)
     sheet.columns = pd.Index([str(name).strip() for name in sheet.columns])
-    return sheet.reset_index(drop=True).apply(text)
+    if sheet.index.names == [None] and sheet.index.dtype.kind in "iu":
+        # numbers of rows, which name nothing
+        return sheet.reset_index(drop=True).apply(text)
+    return with_row_names(sheet, dataset, file).apply(text)
 
 
 def _require_column(name: str, field: str, sheet: pd.DataFrame, screen: Screen, dataset: str) -> None:
@@ -120,13 +134,11 @@ def _require_column(name: str, field: str, sheet: pd.DataFrame, screen: Screen, 
 
 def _sample_names(sheet: pd.DataFrame, screen: Screen, dataset: str) -> list[str]:
     """Name of each row of the sheet in the count matrix: a column, or several in a pattern."""
-    pattern = screen.columns.sample if "{" in screen.columns.sample else f"{{{screen.columns.sample}}}"
-    parts = list(string.Formatter().parse(pattern))
-    for _, name, _, _ in parts:
-        if name is not None:
-            _require_column(name, "columns.sample", sheet, screen, dataset)
-    pieces = [pd.Series(literal, index=sheet.index) + (sheet[name].fillna("") if name else "") for literal, name, _, _ in parts]
-    names = pd.concat(pieces, axis=1).agg("".join, axis=1)
+    parts = screen.columns.sample_parts
+    for name in parts[1::2]:
+        _require_column(name, "columns.sample", sheet, screen, dataset)
+    pieces = [sheet[part].fillna("") if n % 2 else [part] * len(sheet) for n, part in enumerate(parts)]
+    names = pd.Series(["".join(row) for row in zip(*pieces, strict=True)], index=sheet.index)
     if (names == "").any():
         raise InputError(
             "rows of the sample sheet name no sample.",

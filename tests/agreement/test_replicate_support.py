@@ -35,7 +35,7 @@ def test_single_wells_of_another_dataset_are_support_though_they_are_no_replicat
     replicates = pd.concat([rows("l1000_phase1", ("A549", 1, 1.0), ("A549", 2, 1.0), ("A549", 3, 1.0)), rows("tahoe", ("A549", 2, 9.0))])
     tahoe = make_effects([(1, "A549", 24, 5.0), (2, "A549", 24, 9.0)], np.zeros((2, 3)))
     l1000 = make_effects([(cid, "A549", 24, 1.0) for cid in (1, 2, 3)], np.zeros((3, 3)))
-    kept, report = published_replicates(replicates, {"l1000_phase1": [l1000], "tahoe": [tahoe]})
+    kept, report = published_replicates(replicates, {"l1000_phase1": {"A549": l1000}, "tahoe": {"A549": tahoe}})
     assert kept[["dataset", "pubchem_cid"]].to_numpy().tolist() == [["l1000_phase1", 1], ["l1000_phase1", 2], ["tahoe", 2]]
     assert report["n_kept_compounds"].tolist() == [2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,9 @@ def test_one_value_stands_for_a_column(screen: Path, sheet: pd.DataFrame, descri
         (lambda d: d["counts"].update(file="count.csv"), ["there is no file", "counts.csv"], "file:"),
         (lambda d: d["counts"].update(file="counts.docx"), ["counts.docx is none of .h5ad"], "counts:"),
         (lambda d: d["counts"].update(genes="g.txt"), ["it needs both, and no other file has them"], "counts:"),
+        (lambda d: d["columns"].update(sample="{Plate}_{Well"), ["{Plate}_{Well is no pattern"], "sample:"),
+        (lambda d: d["columns"].update(sample="{Barcode}}"), ["{Barcode}} is no pattern"], "sample:"),
+        (lambda d: d["columns"].update(sample="Barcode}"), ["no column Barcode}", "did you mean Barcode?"], "sample:"),
         (lambda d: d.pop("samples"), ["samples names no sample sheet"], None),
         (lambda d: d.pop("title"), ["title is missing"], None),
         (lambda d: d.update(constants={"tisue": "breast"}), ["tisue"], None),
@@ -243,19 +247,43 @@ def test_what_is_no_description_is_refused(text: str, words: list[str], tmp_path
     assert all(part in message for part in words), message
 
 
-def test_the_name_of_a_public_dataset_is_refused(screen: Path) -> None:
-    with pytest.raises(InputError, match="id of a public dataset"):
-        read_description(Path(shutil.copy(screen, screen.with_name("sciplex.yaml"))))
+@pytest.mark.parametrize("id_", ["sciplex", "vcpi_0001", "vcpi_0003", "op3_benchmark", "chem_perturbridge"])
+def test_the_name_of_a_public_dataset_is_refused(id_: str, screen: Path) -> None:
+    with pytest.raises(InputError, match=f"{id_} is the id of a public dataset or benchmark"):
+        read_description(Path(shutil.copy(screen, screen.with_name(f"{id_}.yaml"))))
 
 
-@pytest.mark.parametrize(("value", "words"), [("n/a", "'n/a' is not a count"), ("1.5", "1.5 of gene"), ("-3", "-3.0 of gene")])
-def test_what_is_no_count_is_refused_with_its_place(value: str, words: str, screen: Path, counts: pd.DataFrame) -> None:
+@pytest.mark.parametrize(
+    ("field", "again", "words"),
+    [("control: [DMSO]", "control: [DMSO]\ncontrol: [Media]", "control"), ("  dose: Dose", "  dose: Dose\n  dose: Time", "columns.dose")],
+)
+def test_a_field_given_twice_is_refused_with_both_lines(field: str, again: str, words: str, screen: Path, description: Description) -> None:
+    written = yaml.safe_dump(description | {"control": "CONTROL"}, sort_keys=False).replace("control: CONTROL", "control: [DMSO]")
+    screen.write_text(written.replace(field, again, 1))
+    first = written[: written.index(field)].count("\n") + 1
+    message = refused(screen)
+    assert f"line {first + 1}; column {words}: {words} is given twice, first in line {first}." in message
+
+
+@pytest.mark.parametrize("rows", ["genes", "samples"])
+@pytest.mark.parametrize(("value", "words"), [("1.5", "1.5 of gene MYC"), ("-3", "-3.0 of gene MYC")])
+def test_what_is_no_count_is_refused_with_its_place(
+    value: str, words: str, rows: str, screen: Path, counts: pd.DataFrame, description: Description
+) -> None:
     wrong = counts.astype(object)
     wrong.loc["MYC", "P1-7"] = value
-    wrong.to_csv(screen.parent / "counts.csv")
-    message = refused(screen)
+    (wrong if rows == "genes" else wrong.T).to_csv(screen.parent / "counts.csv")
+    description["counts"]["rows"] = rows
+    message = refused(describe(screen.parent, description))
     assert words in message
-    assert "MYC" in message
+    assert "rows P1-7:" in message
+
+
+def test_text_among_the_counts_is_refused_with_its_place(screen: Path, counts: pd.DataFrame) -> None:
+    wrong = counts.astype(object)
+    wrong.loc["MYC", "P1-7"] = "n/a"
+    wrong.to_csv(screen.parent / "counts.csv")
+    assert "column P1-7; rows MYC: 'n/a' is not a count" in refused(screen)
 
 
 def test_repeated_genes_and_samples_are_refused(screen: Path, counts: pd.DataFrame, sheet: pd.DataFrame) -> None:
@@ -264,6 +292,171 @@ def test_repeated_genes_and_samples_are_refused(screen: Path, counts: pd.DataFra
     counts.to_csv(screen.parent / "counts.csv")
     pd.concat([sheet, sheet.head(1)]).to_csv(screen.parent / "layout.csv", index=False)
     assert "a sample occurs more than once" in refused(screen)
+
+
+def test_a_gene_that_heads_two_columns_is_refused(screen: Path, counts: pd.DataFrame, description: Description) -> None:
+    counts.rename(index={"MYC": "ACTB "}).T.to_csv(screen.parent / "counts.csv")
+    description["counts"]["rows"] = "samples"
+    message = refused(describe(screen.parent, description))
+    assert "rows ACTB: a gene of the count matrix occurs more than once" in message
+
+
+@pytest.mark.parametrize("form", ["csv", "xlsx"])
+def test_a_column_of_the_sheet_that_occurs_twice_is_refused(form: str, screen: Path, sheet: pd.DataFrame, description: Description) -> None:
+    twice = sheet.rename(columns={"Line": "Dose"})
+    if form == "csv":
+        twice.to_csv(screen.parent / "layout.csv", index=False)
+    else:
+        twice.to_excel(screen.parent / "layout.xlsx", index=False, engine="xlsxwriter")
+        description["samples"] = "layout.xlsx"
+    description["columns"]["cell_context"] = {"value": "MCF10A"}
+    message = refused(describe(screen.parent, description))
+    assert f"layout.{form}" in message
+    assert "rows Dose: a column of the sample sheet occurs more than once" in message
+
+
+@pytest.mark.parametrize("rows", ["genes", "samples"])
+def test_names_that_look_like_numbers_are_names(
+    rows: str, screen: Path, sheet: pd.DataFrame, counts: pd.DataFrame, description: Description
+) -> None:
+    names = {name: f"{n:03d}" if n else "1E2" for n, name in enumerate(sheet["Barcode"])}
+    expected = check(screen)
+    sheet.replace({"Barcode": names}).to_csv(screen.parent / "layout.csv", index=False)
+    # blanks around a name are no part of it, in the sheet as in the matrix
+    named = counts.rename(columns={name: f" {number}" for name, number in names.items()})
+    (named if rows == "genes" else named.T).to_csv(screen.parent / "counts.csv")
+    description["counts"]["rows"] = rows
+    np.testing.assert_array_equal(check(describe(screen.parent, description)).X.toarray(), expected.X.toarray())
+
+
+def _truncated(file: Path) -> None:
+    file.write_bytes(gzip.compress(file.read_bytes())[:-200])
+
+
+def _damaged(file: Path) -> None:
+    packed = bytearray(gzip.compress(file.read_bytes()))
+    packed[10:40] = b"\xff" * 30
+    file.write_bytes(packed)
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "spoil", "words"),
+    [
+        ("samples", "layout.csv", lambda file: file.write_text(file.read_text().splitlines()[0] + "\n"), "has no rows"),
+        ("samples", "layout.csv", lambda file: file.write_text(""), "the sample sheet cannot be read"),
+        ("samples", "layout.xlsx", lambda file: None, "the sample sheet cannot be read"),
+        ("samples", "layout.xlsx", lambda file: file.write_text(""), "the sample sheet cannot be read"),
+        ("samples", "layout.parquet", lambda file: None, "the sample sheet cannot be read"),
+        ("samples", "layout.csv.gz", _truncated, "the sample sheet cannot be read"),
+        ("samples", "layout.csv.gz", _damaged, "the sample sheet cannot be read"),
+        ("counts", "counts.csv", lambda file: file.write_text(file.read_text().splitlines()[0] + "\n"), "has no values"),
+        ("counts", "counts.csv", lambda file: file.write_text(""), "the count matrix cannot be read"),
+        ("counts", "counts.csv.gz", _truncated, "the count matrix cannot be read"),
+        ("counts", "counts.csv.gz", _damaged, "the count matrix cannot be read"),
+        ("counts", "counts.mtx.gz", _truncated, "cannot be read as MTX"),
+        ("counts", "counts.mtx.gz", _damaged, "cannot be read as MTX"),
+        ("genes", "genes.tsv.gz", _truncated, "the names cannot be read"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    role: str, name: str, spoil: Callable[[Path], object], words: str, screen: Path, counts: pd.DataFrame, description: Description
+) -> None:
+    folder = screen.parent
+    if role == "samples":
+        (folder / "layout.csv").replace(folder / name)
+        description["samples"] = name
+    else:
+        io.mmwrite(folder / "counts.mtx", sparse.coo_matrix(counts.to_numpy()))
+        pd.Series(GENES * 500).to_csv(folder / "genes.tsv", index=False, header=False)
+        pd.Series(counts.columns).to_csv(folder / "samples.tsv", index=False, header=False)
+        file = "counts.mtx" if role == "genes" or ".mtx" in name else "counts.csv"
+        description["counts"]["file"] = file if role == "genes" else name
+        (folder / ("genes.tsv" if role == "genes" else file)).replace(folder / name)
+        if file == "counts.mtx":
+            description["counts"] |= {"genes": name if role == "genes" else "genes.tsv", "samples": "samples.tsv"}
+    spoil(folder / name)
+    message = refused(describe(folder, description))
+    assert words in message
+    assert str(folder / name) in message
+
+
+# ---- row names ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "index_name", "column"),
+    [
+        ("index", None, None),
+        ("index", "barcode", None),
+        ("index", "barcode", "barcode"),
+        ("index", None, "index"),
+        ("index", "barcode", "index"),
+        ("barcode", "barcode", None),
+        ("barcode", "barcode", "barcode"),
+    ],
+)
+def test_row_names_of_an_h5ad_file_are_its_index(
+    asked: str,
+    index_name: str | None,
+    column: str | None,
+    screen: Path,
+    sheet: pd.DataFrame,
+    counts: pd.DataFrame,
+    description: Description,
+) -> None:
+    expected = check(screen)
+    _h5ad(screen.parent, sheet.set_index("Barcode").rename_axis(index_name), counts, column)
+    del description["samples"]
+    description["counts"]["file"] = "counts.h5ad"
+    description["columns"]["sample"] = asked
+    np.testing.assert_array_equal(check(describe(screen.parent, description)).X.toarray(), expected.X.toarray())
+
+
+def _h5ad(folder: Path, obs: pd.DataFrame, counts: pd.DataFrame, column: str | None) -> None:
+    """The screen as one file; a column may repeat the row names."""
+    if column:
+        obs[column] = obs.index
+    ad.AnnData(sparse.csr_matrix(counts.T.to_numpy(np.float32)), obs, pd.DataFrame(index=counts.index)).write_h5ad(folder / "counts.h5ad")
+
+
+def test_a_column_index_of_an_h5ad_file_that_differs_from_its_row_names_is_refused(
+    screen: Path, sheet: pd.DataFrame, counts: pd.DataFrame, description: Description
+) -> None:
+    _h5ad(screen.parent, sheet.set_index("Barcode").rename_axis(None).assign(index="x"), counts, None)
+    del description["samples"]
+    description["counts"]["file"] = "counts.h5ad"
+    message = refused(describe(screen.parent, description))
+    assert "counts.h5ad; column index: the row names are called index, and a column with other values is, too." in message
+
+
+def test_32_bit_doses_of_an_h5ad_file_are_as_they_were_written(
+    screen: Path, sheet: pd.DataFrame, counts: pd.DataFrame, description: Description
+) -> None:
+    sheet["Dose"] = np.where(sheet["Compound"] == "A", 0.35, 10).astype(np.float32)
+    sheet["Unit"] = "uM"
+    _h5ad(screen.parent, sheet.set_index("Barcode"), counts, None)
+    del description["samples"]
+    description["counts"]["file"] = "counts.h5ad"
+    assert set(check(describe(screen.parent, description)).obs["pert_dose_uM"]) == {0.0, 0.35, 10.0}
+
+
+@pytest.mark.parametrize(("index_name", "asked"), [(None, "index"), ("barcode", "index"), ("barcode", "barcode"), ("index", "index")])
+def test_row_names_of_a_parquet_sheet_can_be_asked_for(
+    index_name: str | None, asked: str, screen: Path, sheet: pd.DataFrame, description: Description
+) -> None:
+    expected = check(screen)
+    sheet.set_index("Barcode").rename_axis(index_name).to_parquet(screen.parent / "layout.parquet")
+    description["samples"] = "layout.parquet"
+    description["columns"]["sample"] = asked
+    np.testing.assert_array_equal(check(describe(screen.parent, description)).X.toarray(), expected.X.toarray())
+
+
+def test_row_names_of_a_text_sheet_of_r_can_be_asked_for(screen: Path, sheet: pd.DataFrame, description: Description) -> None:
+    expected = check(screen)
+    # write.table leaves out the name of the first column
+    (screen.parent / "layout.csv").write_text(sheet.set_index("Barcode").to_csv().split(",", 1)[1])
+    description["columns"]["sample"] = "index"
+    np.testing.assert_array_equal(check(describe(screen.parent, description)).X.toarray(), expected.X.toarray())
 
 
 def test_samples_without_counts_are_counted(screen: Path, counts: pd.DataFrame) -> None:
@@ -291,6 +484,34 @@ def test_an_added_screen_is_a_dataset(screen: Path, tmp_path: Path, monkeypatch:
         add_screen.main(
             [str(Path(shutil.copytree(screen.parent, other / "copy", ignore=shutil.ignore_patterns("home", "other"))) / screen.name)]
         )
+
+
+def test_adding_a_description_that_lies_among_the_screens_leaves_it_there(
+    screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERTURBRIDGE_HOME", str(tmp_path))
+    there = tmp_path / "screens" / screen.name
+    there.parent.mkdir()
+    there.write_text(screen.read_text())
+    assert add_screen.add(there) == there
+    assert not there.is_symlink()
+    assert there.read_text() == screen.read_text()
+
+
+def test_adding_a_screen_again_or_by_its_link_leaves_the_link(screen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERTURBRIDGE_HOME", str(tmp_path))
+    link = add_screen.add(screen)
+    for again in (screen, link):
+        assert add_screen.add(again) == link
+        assert link.readlink() == screen
+        assert screen.is_file()
+    gone = screen.rename(screen.with_name("gone.yaml"))
+    moved = tmp_path / "moved" / screen.name
+    moved.parent.mkdir()
+    gone.rename(moved)
+    # the link leads nowhere now
+    assert add_screen.add(moved).resolve() == moved
+    assert [file.name for file in link.parent.iterdir()] == [screen.name]
 
 
 def test_a_changed_column_makes_samples_stale_and_a_blank_line_does_not(screen: Path, description: Description) -> None:
