@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SUITE_VERSION = "2"
+SUITE_VERSION = "3"
 """Version of the rules of all checks. Raise it when a rule changes: what earlier rules accepted must be judged again."""
 
 
@@ -73,7 +73,7 @@ _STAGES = (
     Stage(
         "harmonized_samples",
         "harmonized",
-        "2",
+        "3",
         (
             Check("schema", True, "Every obs and var field of the contract is there, typed, and within its vocabulary."),
             Check("identity", True, "Samples and genes are unique; perturbagens and cell contexts are named, not numbers or header rows."),
@@ -137,7 +137,7 @@ _STAGES = (
     Stage(
         "replicate_agreement",
         "agreement/replicates",
-        "3",
+        "4",
         (
             Check("scores", True, "Every metric lies in its range and every pair of replicates is scored once by each."),
             Check("intervals", True, "Means, counts and intervals of the summaries fit each other; missing intervals say why."),
@@ -147,7 +147,7 @@ _STAGES = (
     Stage(
         "compendium_agreement",
         "agreement/compendium",
-        "2",
+        "3",
         (
             Check("scores", True, "Every metric lies in its range and every match is scored once by each, over each set of genes."),
             Check("intervals", True, "Means, counts and intervals of the summaries fit each other; missing intervals say why."),
@@ -168,7 +168,7 @@ _STAGES = (
     Stage(
         "training_corpus",
         "corpora",
-        "3",
+        "4",
         (
             Check("definition", True, "The corpus has the datasets that its definition takes, and none that it leaves out."),
             Check("values", True, "Values are finite, doses positive, and no condition occurs twice."),
@@ -180,7 +180,7 @@ _STAGES = (
     Stage(
         "compound_embeddings",
         "embeddings",
-        "3",
+        "4",
         (
             Check("vectors", True, "Every perturbation has one finite vector a seed."),
             Check("licence", True, "Vectors say that they may be redistributed if, and only if, every dataset of the corpus may be."),
@@ -191,7 +191,7 @@ _STAGES = (
     Stage(
         "holdout_evaluation",
         "evaluations/holdout",
-        "1",
+        "2",
         (
             Check("scores", True, "Every dataset that can be scored is scored by every predictor and seed, and intervals fit their means."),
             Check(
@@ -205,7 +205,7 @@ _STAGES = (
     Stage(
         "op3_evaluation",
         "evaluations/op3",
-        "1",
+        "2",
         (
             Check("scores", True, "Every predictor is scored once a seed, subset and metric, within the range of the metric."),
             Check("held_out", True, "No compound is in train and test, and those seen and unseen by a corpus make all held-out ones."),
@@ -216,7 +216,7 @@ _STAGES = (
     Stage(
         "representation_report",
         "evaluations/report",
-        "1",
+        "2",
         (
             Check("parts", True, "The report names every output that it is made of, and every model beside every baseline, once."),
             Check("complete", False, "Every corpus, model and evaluation that is kept current is in the report."),

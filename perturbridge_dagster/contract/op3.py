@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from perturbridge_dagster.contract.schema import Field, Table
 
+OP3_BASELINES = ("zero", "gene_mean", "cell_type_mean", "ridge_morgan")
+"""Predictors without a network."""
+
 OP3_METRICS = ("mrrmse", "mae", "spearman", "pearson", "cosine")
 """Metrics of the benchmark; of the first two less is better."""
 
@@ -61,7 +64,12 @@ OP3_SUMMARY = Table(
             "sd", "float64", "Standard deviation over runs (n − 1); null where there is one. All share one split.", nullable=True, minimum=0
         ),
         Field("n_compounds", "int64", "Compounds.", minimum=1),
-        Field("reference", "string", "What it is compared with: no descriptor, or Morgan fingerprints.", allowed=("none", "morgan")),
+        Field(
+            "reference",
+            "string",
+            "What it is compared with: the network with no descriptor, that with Morgan fingerprints, or a baseline.",
+            allowed=("none", "morgan", *OP3_BASELINES),
+        ),
         Field(
             "difference",
             "float64",

@@ -287,6 +287,11 @@ REPRESENTATION_VERDICTS = Table(
         Field("difference", "float64", "Mean over conditions of RMSE, model less baseline.", unit="log2", nullable=True),
         Field("low", "float64", "Low end of its 95 % interval from resampling compounds.", unit="log2", nullable=True),
         Field("high", "float64", "High end.", unit="log2", nullable=True),
-        Field("verdict", "string", "Which of the two the interval favours.", allowed=("better", "worse", "not told apart", "no interval")),
+        Field(
+            "verdict",
+            "string",
+            "Which of the two the interval favours; too few compounds: fewer than five are held out.",
+            allowed=("better", "worse", "not told apart", "no interval", "too few compounds"),
+        ),
     ),
 )

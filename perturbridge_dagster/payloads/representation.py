@@ -57,19 +57,20 @@ def compound_embeddings(request: Request, folder: Path) -> None:
     from perturbridge_dagster.representation.encoding import encode_split
     from perturbridge_dagster.representation.evaluation import ModelPredictor, evaluate
     from perturbridge_dagster.representation.figures import PICTURES
-    from perturbridge_dagster.representation.settings import SETTINGS
+    from perturbridge_dagster.representation.settings import settings_for
     from perturbridge_dagster.representation.structure_baselines import fitted_baselines
-    from perturbridge_dagster.representation.training import train
+    from perturbridge_dagster.representation.training import n_train_items, train
     from perturbridge_dagster.representation.verdicts import describe_evaluation
 
     corpus = open_corpus(request.path("corpus"))
     stamp = stamp_of(request, [corpus.stamp])
     name, model, seeds = (request.arguments[argument] for argument in ("corpus", "model", "seeds"))
     checkpoints = Path(request.folder) / f"{request.output.name}.training"
+    budgeted = settings_for(request.arguments["settings"], model, n_train_items(corpus, model, "scalar"))
     results = {}
     for seed in seeds:
         log.info("%s on corpus %s, seed %d of %s", model, name, seed, ", ".join(map(str, seeds)))
-        settings = replace(SETTINGS[request.arguments["settings"]][model], seed=seed, processes=request.arguments["processes"])
+        settings = replace(budgeted, seed=seed, processes=request.arguments["processes"])
         results[seed] = train(corpus, settings, checkpoints / str(seed), log.info, report=partial(report_progress, seed=seed))
 
     trained = {seed: result.trained for seed, result in results.items()}

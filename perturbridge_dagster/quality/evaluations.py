@@ -79,7 +79,7 @@ def _in_range(profiles: pd.DataFrame) -> pd.Series:
 
 
 def beats_baselines(evaluation: pd.DataFrame, profiles: pd.DataFrame) -> list[Finding]:
-    """Whether the model has a lower RMSE than each baseline on the test split, and how sure that is; warnings.
+    """Whether the model has a lower RMSE than each baseline on the test split, of enough compounds, and how sure that is; warnings.
 
     Parameters
     ----------
@@ -89,13 +89,17 @@ def beats_baselines(evaluation: pd.DataFrame, profiles: pd.DataFrame) -> list[Fi
     import pandas as pd
 
     from perturbridge_dagster.representation.baselines import BASELINES
-    from perturbridge_dagster.representation.verdicts import favoured, model_of, pooled
+    from perturbridge_dagster.representation.verdicts import FEWEST_HELD_OUT, favoured, model_of, pooled
 
     test = pooled(evaluation)[pooled(evaluation)["split"] == "test"].set_index("predictor")["rmse"]
     together = pooled(profiles)
     wanted = (together["split"] == "test") & (together["metric"] == "rmse") & together["baseline"].notna()
     model = model_of(evaluation)
-    differences = {row["baseline"]: row for row in together[wanted & (together["predictor"] == model)].to_dict("records")}
+    of_model = together[wanted & (together["predictor"] == model)]
+    verdicts = {
+        baseline: favoured(low, high, n_compounds)
+        for baseline, low, high, n_compounds in zip(*(of_model[name] for name in ("baseline", "low", "high", "n_compounds")), strict=True)
+    }
     compared = pd.DataFrame(
         [
             {
@@ -103,18 +107,22 @@ def beats_baselines(evaluation: pd.DataFrame, profiles: pd.DataFrame) -> list[Fi
                 "rmse": rmse,
                 "model_rmse": test[model],
                 "gain": rmse - test[model],
-                "by_condition": favoured(differences[name]) if name in differences else "no interval",
+                "by_condition": verdicts.get(name, "no interval"),
             }
             for name, rmse in test.items()
             if name in BASELINES
         ],
         columns=["baseline", "rmse", "model_rmse", "gain", "by_condition"],
     )
-    return validate(
-        compared.dropna(subset="gain"),
-        [
-            not_empty("there are test values and a baseline", severity="warning"),
-            at_least("the model predicts the test split better than the baseline", "gain", 0, strictly=True, severity="warning"),
-        ],
-        ["baseline", "rmse", "model_rmse", "by_condition"],
-    )
+    enough = at_least(f"{FEWEST_HELD_OUT} compounds or more are held out", "n_compounds", FEWEST_HELD_OUT, severity="warning")
+    return [
+        *validate(
+            compared.dropna(subset="gain"),
+            [
+                not_empty("there are test values and a baseline", severity="warning"),
+                at_least("the model predicts the test split better than the baseline", "gain", 0, strictly=True, severity="warning"),
+            ],
+            ["baseline", "rmse", "model_rmse", "by_condition"],
+        ),
+        *validate(of_model[of_model["n_compounds"] > 0], [enough], ["baseline", "n_compounds"]),
+    ]

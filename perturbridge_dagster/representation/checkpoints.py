@@ -23,6 +23,8 @@ from perturbridge_dagster.written import Stamp, written_whole
 if TYPE_CHECKING:
     import pandas as pd
 
+    from perturbridge_dagster.representation.corpus import StoredCorpus
+
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -64,7 +66,7 @@ class Start:
         A selected model, whose weights and vocabularies are taken.
     perturbation
         Vectors of perturbations, such as Morgan bits: index symbols, one column a dimension. They replace the whole table: the vector of
-        a symbol that is absent is zero.
+        a symbol that is absent is zero. They must say nothing of held-out values, since those of held-out compounds are used too.
     frozen
         Names of parts that stay as they start, without gradient or weight decay: ``"perturbation"``, ``"dataset"``, ``"context"``,
         ``"readout"``, ``"log_dose"``, ``"time"`` or ``"predictor"``.
@@ -93,6 +95,17 @@ class Start:
                 expected=f"a {ours[0]} of width {ours[1]} and hidden layers {ours[2]}, as the settings say",
             )
         return trained
+
+    def vocabularies(self, corpus: StoredCorpus, settings: TrainingSettings) -> Vocabularies:
+        """The vocabularies of a model that starts without a checkpoint.
+
+        Perturbations of the corpus with a vector are among them though no train condition has them, such as a salt that is held out while
+        another of the same parent is trained. A vector of zeros says no more than the unknown token.
+        """
+        described: list[str] = []
+        if self.perturbation is not None:
+            described = list(self.perturbation.index[(self.perturbation != 0).any(axis=1)])
+        return corpus.vocabularies(settings.split, unknown=settings.unknown_token, described=described)
 
     def give(self, model: LPM, vocabularies: Vocabularies, trained: TrainedModel | None) -> None:
         """Give a model the weights it starts from, and freeze parts of it.

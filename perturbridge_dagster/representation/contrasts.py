@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 BLOCK_VALUES = 4_000_000
 """Values of conditions × genes that are averaged at a time."""
 
+GENES_AT_A_TIME = 500
+"""Genes among which a value is looked for at a time: those of a tile of stored effects."""
+
 SIGNIFICANT = np.float32(np.log10(0.05))
 """log10 of the adjusted P value within the contrast below which a value counts as significant."""
 
@@ -95,6 +98,46 @@ def usable_contrasts(strata: Sequence[StoredEffects]) -> tuple[pd.DataFrame, dic
     )
     grouped = used.groupby(CONDITION_KEY, sort=True)
     return used.assign(condition=grouped.ngroup()).reset_index(drop=True), left_out
+
+
+def with_values(strata: Sequence[StoredEffects], contrasts: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Leave out conditions without any value, and number the others anew.
+
+    Genes are read a tile at a time, and the next tile only of contrasts without a value so far: where most contrasts have one early, this
+    reads one tile of genes of logFC; at worst all of it.
+
+    Parameters
+    ----------
+    strata
+        Stored effects.
+    contrasts
+        As :func:`usable_contrasts` gives them.
+
+    Returns
+    -------
+    contrasts
+        Those of conditions with a value in any of their contrasts.
+    left_out
+        Number of `conditions` without, and of missing `values` (contrasts × genes) of theirs.
+    """
+    found = np.zeros(len(contrasts), dtype=bool)
+    row, position = contrasts["row"].to_numpy(), contrasts["stratum_position"].to_numpy()
+    n_genes = np.array([len(stored.genes) for stored in strata])
+    for number in np.unique(position):
+        for first in range(0, n_genes[number], GENES_AT_A_TIME):
+            genes = np.arange(first, min(first + GENES_AT_A_TIME, n_genes[number]))
+            wanted = np.flatnonzero((position == number) & ~found)
+            wanted = wanted[np.argsort(row[wanted])]
+            size = max(1, BLOCK_VALUES // len(genes))
+            for start in range(0, len(wanted), size):
+                some = wanted[start : start + size]
+                values = strata[number].dense(["logFC"], contrasts=row[some], genes=genes)["logFC"]
+                found[some] = ~np.isnan(values).all(axis=1)
+    kept = pd.Series(found).groupby(contrasts["condition"].to_numpy()).transform("any").to_numpy()
+    dropped = contrasts[~kept]
+    left_out = {"conditions": int(dropped["condition"].nunique()), "values": int(n_genes[dropped["stratum_position"]].sum())}
+    contrasts = contrasts[kept].reset_index(drop=True)
+    return contrasts.assign(condition=np.unique(contrasts["condition"], return_inverse=True)[1]), left_out
 
 
 def conditions_of(contrasts: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +30,11 @@ import pandas as pd
 from perturbridge_dagster.contract import CORPUS, CORPUS_COMPOUNDS, CORPUS_CONDITIONS, CORPUS_READOUTS, CORPUS_SHARDS
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation.compounds import compounds_of, described, no_samples
-from perturbridge_dagster.representation.contrasts import StoredEffects, conditions_of, mean_blocks, usable_contrasts
+from perturbridge_dagster.representation.contrasts import StoredEffects, conditions_of, mean_blocks, usable_contrasts, with_values
 from perturbridge_dagster.representation.corpora import CorpusDefinition
 from perturbridge_dagster.representation.encoding import Vocabularies
 from perturbridge_dagster.representation.shards import Block, ShardWriter, long_table, open_shard, read_genes, rows_of
-from perturbridge_dagster.representation.splits import SPLIT_RULES, SPLITS
+from perturbridge_dagster.representation.splits import CONTROL, SPLIT_RULES, SPLITS
 from perturbridge_dagster.representation.splits.every import SCALAR, assign, report, split_column
 from perturbridge_dagster.written import Stamp, read_parquet, read_stamp, require_compatible, write_json, write_parquet
 
@@ -64,7 +64,8 @@ def write_corpus(
     id, or two strata of a context) are averaged gene by gene over the values there are, and counted. A mean is significant where every
     contrast it is the mean of has an adjusted P value (within the contrast) below 0.05.
 
-    Memory: the tables of contrasts and genes, and about 4 million values at a time; a stratum is never loaded whole.
+    Memory: the tables of contrasts and genes, and about 4 million values at a time; a stratum is never loaded whole. logFC is read twice,
+    the first time only as far as a value is found (:func:`contrasts.with_values`).
 
     Parameters
     ----------
@@ -103,6 +104,12 @@ def write_corpus(
     definition = definition or CorpusDefinition(name, "", tuple(sorted(stamp.source_datasets)), {})
     if strangers := sorted(set(contrasts["dataset"]) - set(definition.datasets)):
         raise InputError(f"corpus {name} leaves out {', '.join(strangers)}", expected=f"effects of {', '.join(definition.datasets)}")
+    # before the splits: a condition that drops out of train later would leave what is held out untrained
+    contrasts, without_values = with_values(strata, contrasts)
+    if contrasts.empty:
+        raise InputError(
+            f"no value is left for corpus {name}", expected="at least one contrast that is estimable and has a PubChem id and a dose"
+        )
     compounds = compounds_of(contrasts, samples)
     conditions = described(conditions_of(contrasts), compounds, samples)
     assignments = {rule: assign(conditions, rule, seed=seed) for rule in SPLIT_RULES}
@@ -112,15 +119,8 @@ def write_corpus(
     counts = _Counts(conditions, len(readouts))
     shards = _write_shards(strata, contrasts, conditions, readouts, counts, folder, stamp)
 
-    has_values = counts.of_condition > 0
-    conditions = conditions.assign(condition=np.arange(len(conditions)), n_values=counts.of_condition)
-    kept = conditions[has_values].reset_index(drop=True)
-    if kept.empty:
-        raise InputError(
-            f"no value is left for corpus {name}", expected="at least one contrast that is estimable and has a PubChem id and a dose"
-        )
+    kept = conditions.assign(condition=np.arange(len(conditions)), n_values=counts.of_condition)
     n_conditions = kept["perturbation"].value_counts()
-    compounds = compounds[compounds["perturbation"].isin(n_conditions.index)]
     compounds = compounds.assign(n_conditions=n_conditions.reindex(compounds["perturbation"]).to_numpy())
     write_parquet(folder / "conditions.parquet", kept, CORPUS_CONDITIONS, stamp)
     write_parquet(folder / "compounds.parquet", compounds, CORPUS_COMPOUNDS, stamp)
@@ -145,8 +145,8 @@ def write_corpus(
         "n_structures": int(compounds["smiles"].notna().sum()),
         "left_out": {
             **left_out,
-            "conditions_without_any_value": int((~has_values).sum()),
-            "missing_values": counts.missing,
+            "conditions_without_any_value": without_values["conditions"],
+            "missing_values": counts.missing + without_values["values"],
         },
         "averaged": {
             "conditions": int(is_repeated.sum()),
@@ -205,7 +205,7 @@ def _write_shards(
             counts.missing += missing
             counts.add(codes, genes, is_value)
             for split in SPLITS:
-                chosen = (split_of_condition[codes] == split) & is_value.any(axis=1)
+                chosen = split_of_condition[codes] == split
                 writer.add(split, codes[chosen], mean[chosen].astype(np.float32), significant[chosen])
         writer.close()
         shards.extend(writer.written)
@@ -371,7 +371,7 @@ class StoredCorpus:
         for block in self.blocks(split, rule, datasets):
             yield long_table(block, conditions)
 
-    def vocabularies(self, rule: str = SCALAR, *, unknown: bool = False) -> Vocabularies:
+    def vocabularies(self, rule: str = SCALAR, *, unknown: bool = False, described: Collection[str] = ()) -> Vocabularies:
         """The symbols of train conditions and of genes with train values, sorted; see :class:`encoding.Vocabularies`.
 
         Parameters
@@ -380,10 +380,14 @@ class StoredCorpus:
             Split rule whose train conditions are meant.
         unknown
             Whether other symbols get a token of their own.
+        described
+            Molecules that something else than effects describes, such as a fingerprint. Those of the corpus are added.
         """
         train = self.conditions_of("train", rule)
         n_train = self.readouts["n_train" if rule == self.summary.get("split_rule", SCALAR) else f"n_train_{rule}"]
-        return Vocabularies.of(train, list(self.readouts.loc[n_train > 0, "readout"]), unknown=unknown)
+        vocabularies = Vocabularies.of(train, list(self.readouts.loc[n_train > 0, "readout"]), unknown=unknown)
+        added = set(Vocabularies.of(self.conditions, []).perturbation).intersection(described)
+        return replace(vocabularies, perturbation=(CONTROL, *sorted(added.union(vocabularies.perturbation) - {CONTROL})))
 
 
 def _long_shard(path: Path) -> pd.DataFrame:

@@ -3,7 +3,8 @@
 Belongs here: vocabularies, encoding conditions, the shards of a split with codes instead of symbols. Does not belong here: the corpus
 (``corpus.py``) or drawing batches (``batches.py``).
 
-Vocabularies hold the symbols of train conditions alone, so nothing of val or test reaches a model, not even membership.
+Vocabularies hold the symbols of train conditions alone, so nothing of val or test reaches a model, not even membership; where a model
+starts from fingerprints, they hold every compound of the corpus that has one, which tells nothing of its effects.
 """
 
 from __future__ import annotations

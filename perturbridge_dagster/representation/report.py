@@ -20,6 +20,7 @@ from perturbridge_dagster.representation.figures import PICTURES, printed
 from perturbridge_dagster.representation.profile_metrics import PROFILE_METRICS
 from perturbridge_dagster.representation.report_parts import TABLES, Part, all_datasets, verdicts
 from perturbridge_dagster.representation.splits import SPLIT_RULES
+from perturbridge_dagster.representation.verdicts import FEWEST_HELD_OUT
 from perturbridge_dagster.stages import MODELS
 
 FEW_COMPOUNDS = 10
@@ -48,6 +49,7 @@ def _beaten(rows: pd.DataFrame) -> str:
         "better than": list(rows.loc[rows["verdict"] == "better", "baseline"]),
         "not told apart from": list(rows.loc[rows["verdict"].isin(["not told apart", "no interval"]), "baseline"]),
         "**worse** than": list(rows.loc[rows["verdict"] == "worse", "baseline"]),
+        "of too few held-out compounds to tell from": list(rows.loc[rows["verdict"] == "too few compounds", "baseline"]),
     }
     return "; ".join(f"{words} {listed([name.replace('_', ' ') for name in names])}" for words, names in groups.items() if names)
 
@@ -162,8 +164,8 @@ def _models(parts: Sequence[Part], found: pd.DataFrame) -> list[str]:
         "",
         "The split is the published scalar one: a held-out compound is trained elsewhere. Baselines need no training: no change, means of "
         "train values (by gene, cell context or compound), the nearest compound by structure, and a ridge regression on structure. A "
-        "difference below 0 favours the model; intervals are 95 %, from resampling compounds. **A model that does not beat the baselines "
-        "has learned nothing that they do not know.**",
+        "difference below 0 favours the model; intervals are 95 %, from resampling compounds, and nobody wins or loses by fewer than "
+        f"{FEWEST_HELD_OUT} of them. **A model that does not beat the baselines has learned nothing that they do not know.**",
         "",
         markdown_table(head, rows),
         "",
@@ -227,21 +229,41 @@ def _profiles(parts: Sequence[Part]) -> list[str]:
             )
             for predictor in dict.fromkeys(shown["predictor"])
         ]
-        chance = [
-            "–" if PROFILE_METRICS[name].by_chance is None else number(float(str(PROFILE_METRICS[name].by_chance))) for name in _METRICS
-        ]
-        n_conditions, n_compounds = int(shown["n_conditions"].max()), int(shown["n_compounds"].max())
+        chance = [_by_chance(shown[(shown["metric"] == name) & (shown["predictor"] == part.key[1])]) for name in _METRICS]
+        counts = [_counts(shown[(shown["metric"] == name) & (shown["n_conditions"] > 0)]) for name in _METRICS]
         lines += [
             f"### {printed(part.key[1])} on corpus `all`: how much of the biology",
             "",
-            f"Means over {n_conditions:,} held-out conditions of {plural(n_compounds, 'compound', 'compounds')}.",
+            "Means over the held-out conditions in which a metric is defined. The last row says how many, and of how many compounds.",
             "",
-            markdown_table(("predictor", *(PROFILE_METRICS[name].title for name in _METRICS)), [*table, ("*by chance*", *chance)]),
+            markdown_table(
+                ("predictor", *(PROFILE_METRICS[name].title for name in _METRICS)),
+                [*table, ("*by chance*", *chance), ("*conditions (compounds)*", *counts)],
+            ),
             "",
         ]
     if lines:
         lines += [*(f"- *{PROFILE_METRICS[name].title}*: {PROFILE_METRICS[name].sentence}" for name in _METRICS), ""]
     return lines
+
+
+def _by_chance(rows: pd.DataFrame) -> str:
+    """What chance is expected to score in a metric, to two digits that say something; rows of a metric and predictor."""
+    expected = rows["by_chance"].dropna()
+    if expected.empty:
+        return "–"
+    value = float(expected.iloc[0])
+    return number(value) if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
+
+
+def _counts(rows: pd.DataFrame) -> str:
+    """Conditions and compounds that a metric is a mean over: the fewest and the most of any predictor; rows of a metric."""
+    if rows.empty:
+        return "0"
+    conditions, compounds = (
+        "–".join(f"{int(n):,}" for n in dict.fromkeys((rows[name].min(), rows[name].max()))) for name in ("n_conditions", "n_compounds")
+    )
+    return f"{conditions} ({compounds})"
 
 
 def _holdouts(parts: Sequence[Part]) -> list[str]:
@@ -252,13 +274,14 @@ def _holdouts(parts: Sequence[Part]) -> list[str]:
             continue
         variants = summary[summary["kind"] == "variant"]
         rows = []
-        for dataset, of in summary.groupby("dataset", sort=False):
+        for dataset in summary["dataset"].unique():
             own = variants[variants["dataset"] == dataset]
             if own.empty:
                 continue
             best = own.sort_values("test_rmse_mean").iloc[0]
             rmse = with_interval(best["test_rmse_mean"], best["test_rmse_low"], best["test_rmse_high"], _DIGITS)
-            wins = list(own.loc[own["beats_best_baseline"].eq(other=True), "predictor"])
+            n_variants, n_wins = own["predictor"].nunique(), int(own["beats_best_baseline"].eq(other=True).sum())
+            held_out = _drawn(best["n_clusters"], best["clustered_by"])
             rows.append(
                 (
                     "all datasets" if dataset == "all_datasets" else dataset_label(str(dataset)),
@@ -268,10 +291,14 @@ def _holdouts(parts: Sequence[Part]) -> list[str]:
                     if pd.isna(best["best_baseline"])
                     else f"{str(best['best_baseline']).replace('_', ' ')}: {number(best['best_baseline_rmse'], _DIGITS)}",
                     with_interval(best["difference"], best["difference_low"], best["difference_high"], _DIGITS),
-                    f"{len(wins)} of {of['predictor'][of['kind'] == 'variant'].nunique()}",
+                    held_out,
+                    f"{n_wins} of {n_variants}" if best["n_clusters"] >= FEWEST_HELD_OUT else "*too few held out to tell*",
                 )
             )
-        head = ("dataset", "held-out compounds", "best variant, test RMSE", "best baseline", "difference", "variants that beat it")
+        head = (
+            *("dataset", "held-out compounds", "best variant, test RMSE", "best baseline", "difference"),
+            *("drawn for the interval", "variants that beat it"),
+        )
         lines += [f"### {part.key[0].replace('_', ' ')}", "", markdown_table(head, rows), "", *_not_scored(part)]
     if not lines:
         return []
@@ -280,10 +307,26 @@ def _holdouts(parts: Sequence[Part]) -> list[str]:
         "",
         "Compounds held out of a dataset: eight ways to start, freeze and fine-tune a model, each chosen by a full pass over validation "
         "values of the dataset. Cells, assays and scaffolds: one model for all. Beside them the same baselines. Means over seeds; the best "
-        "variant of a dataset is picked by its test score, so that its difference flatters it.",
+        "variant of a dataset is picked by its test score, so that its difference flatters it. A variant beats the best baseline where the "
+        f"whole interval of the difference lies below 0 and {FEWEST_HELD_OUT} or more compounds, or groups held out as a whole, were "
+        "drawn for it: that of fewer is far too narrow.",
         "",
         *lines,
     ]
+
+
+def _drawn(n_clusters: int, clustered_by: str) -> str:
+    """What an interval was drawn from, in words."""
+    return plural(int(n_clusters), clustered_by, f"{clustered_by}s")
+
+
+def _too_few(part: Part) -> pd.DataFrame:
+    """A row of the summary of a hold-out for each dataset that has too few held out for anyone to win or lose."""
+    summary = part.tables.get("summary", pd.DataFrame())
+    if summary.empty:
+        return summary
+    few = (summary["kind"] == "variant") & (summary["n_clusters"] < FEWEST_HELD_OUT)
+    return summary[few].drop_duplicates("dataset")
 
 
 def _not_scored(part: Part) -> list[str]:
@@ -377,32 +420,64 @@ def _limits(parts: Sequence[Part]) -> list[str]:
         n = profiles.loc[profiles["split"] == "test", "n_compounds"].max()
         if pd.notna(n) and n < FEW_COMPOUNDS:
             few.append(f"{part.key[0]} {part.key[1]} ({int(n)})")
+    too_few = [
+        f"{part.key[0].replace('_', ' ')} ({listed([dataset_label(str(name)).replace('_', ' ') for name in rows['dataset']])})"
+        for part in _of(parts, "holdout_evaluation")
+        if len(rows := _too_few(part))
+    ]
     said = [
+        f"**Too few held out** for anyone to win or lose, in hold-outs by {listed(too_few)}: it takes {FEWEST_HELD_OUT}."
+        if too_few
+        else "",
         f"**Few held-out compounds** in {listed(few)}: their intervals are unreliable." if few else "",
         "**One split.** Seeds change the start of a model and the order of its data, not which conditions are held out: their spread "
         "understates what another draw of compounds would give.",
-        "**The scalar split asks little.** Its compounds are trained elsewhere; unseen compounds are tested by the hold-outs by molecule "
-        "and by scaffold alone.",
+        "**The scalar split asks little.** Its compounds are trained elsewhere. Compounds that are trained nowhere are tested by the "
+        "hold-out by scaffold alone; those by molecule and by parent test compounds unseen in their dataset.",
         "**Effects are estimates.** A model is scored against measured log fold changes, noise included; no model can reach an RMSE of 0.",
         "**Mechanisms are what sources say**: the same one in other words counts as another, and most compounds have none.",
     ]
     return ["## Limits", "", *(f"- {line}" for line in said if line), ""]
 
 
-def _hold_out_words(won: pd.Series) -> str:
-    """Where a variant or model beats the best baseline; dataset → whether one does."""
-    if "all_datasets" in won:
-        return f"{'a model beats' if won['all_datasets'] else '**no** model beats'} the best baseline on all datasets together"
-    if not won.any():
-        return f"**no** variant beats the best baseline in any of {plural(len(won), 'dataset', 'datasets')}"
-    return f"a variant beats the best baseline in {int(won.sum())} of {plural(len(won), 'dataset', 'datasets')}"
+def _hold_out_words(won: pd.Series, few: pd.DataFrame) -> str:
+    """Where a variant or model beats the best baseline.
+
+    Parameters
+    ----------
+    won
+        Dataset → whether one does.
+    few
+        Of :func:`_too_few`; those datasets are not judged.
+    """
+    pooled = "all_datasets" in won
+    if pooled:
+        won, few = won[["all_datasets"]], few[few["dataset"] == "all_datasets"]
+    judged = won.drop(few["dataset"])
+    n_few = listed([f"{n:,}" for n in few["n_clusters"]]) if len(few) else ""
+    if judged.empty:
+        return f"too few {few['clustered_by'].iloc[0]}s are held out ({n_few}) to tell; it takes {FEWEST_HELD_OUT}"
+    if pooled:
+        return f"{'a model beats' if judged.all() else '**no** model beats'} the best baseline on all datasets together"
+    datasets = plural(len(judged), "dataset", "datasets")
+    words = (
+        f"a variant beats the best baseline in {int(judged.sum())} of {datasets}"
+        if judged.any()
+        else f"**no** variant beats the best baseline in any of {datasets}"
+    )
+    return f"{words}; in {len(few)} more too few are held out ({n_few}) to tell" if len(few) else words
 
 
 def _in_short(parts: Sequence[Part], found: pd.DataFrame) -> list[str]:
     said = []
     for (corpus, model), of in _test_rows(found).groupby(["corpus", "model"], sort=False) if len(found) else ():
         worst = of[of["verdict"] != "better"]
-        if worst.empty:
+        if (of["verdict"] == "too few compounds").all():
+            said.append(
+                f"**{printed(str(model))}** on corpus `{corpus}`: too few compounds are held out to tell it from the baselines; it takes "
+                f"{FEWEST_HELD_OUT}."
+            )
+        elif worst.empty:
             said.append(f"**{printed(str(model))}** on corpus `{corpus}` predicts held-out effects better than every baseline.")
         else:
             names = listed([str(name).replace("_", " ") for name in worst["baseline"]])
@@ -412,7 +487,7 @@ def _in_short(parts: Sequence[Part], found: pd.DataFrame) -> list[str]:
         variants = summary[summary["kind"] == "variant"] if len(summary) else summary
         if len(variants):
             won = variants["beats_best_baseline"].eq(other=True).groupby(variants["dataset"]).any()
-            said.append(f"Hold-out by {part.key[0].replace('_', ' ')}: {_hold_out_words(won)}.")
+            said.append(f"Hold-out by {part.key[0].replace('_', ' ')}: {_hold_out_words(won, _too_few(part))}.")
     return ["## In short", "", *(f"- {line}" for line in said), ""] if said else []
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from perturbridge_dagster.contract import REPRESENTATION_VERDICTS
+from perturbridge_dagster.representation.verdicts import favoured
 from perturbridge_dagster.written import read_parquet, read_stamp
 
 Tables = Mapping[str, pd.DataFrame]
@@ -96,7 +97,7 @@ def verdicts(parts: Iterable[Part]) -> pd.DataFrame:
     """Every model beside each baseline on held-out values of its corpus.
 
     The difference is the mean over held-out conditions of the RMSE of a profile, model less baseline, with its interval; the model is
-    better where the whole interval lies below 0.
+    better where the whole interval lies below 0, of enough compounds (:func:`verdicts.favoured`).
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ def verdicts(parts: Iterable[Part]) -> pd.DataFrame:
         chosen = profiles[(profiles["metric"] == "rmse") & (profiles["predictor"] == model) & profiles["baseline"].notna()]
         for row in chosen.to_dict("records"):
             split, baseline, low, high = row["split"], row["baseline"], row["low"], row["high"]
-            verdict = "no interval" if pd.isna(low) else "better" if high < 0 else "worse" if low > 0 else "not told apart"
+            verdict = favoured(low, high, row["n_compounds"])
             rmse = (scores.get((split, name)) for name in (model, baseline))
             rows.append((corpus, model, split, baseline, *rmse, row["value"], low, high, verdict))
     return pd.DataFrame(rows, columns=REPRESENTATION_VERDICTS.names)

@@ -68,9 +68,29 @@ class TrainingSettings:
     select: Literal["all", "dataset"] = "all"
     processes: int = 1
 
-    def for_epochs(self, epochs: int, n_items: int) -> TrainingSettings:
-        """These settings with the budget that `epochs` passes over `n_items` train values (or conditions) take."""
-        return replace(self, steps=epochs * math.ceil(n_items / self.batch_size))
+    def for_epochs(
+        self, epochs: int, n_items: int, *, least_steps: int = 1, n_decays: int | None = None, n_validations: int | None = None
+    ) -> TrainingSettings:
+        """These settings with the budget that passes over the train data take, and what happens in its course spread over it.
+
+        Parameters
+        ----------
+        epochs
+            Passes over the train data.
+        n_items
+            Train values; conditions, where the model predicts all genes of a condition at once.
+        least_steps
+            Steps that the budget has at least, however small the data.
+        n_decays, n_validations
+            How often the learning rate falls, and validation runs, from first to last step; None for `epochs` times.
+        """
+        steps = max(epochs * math.ceil(n_items / self.batch_size), least_steps)
+        return replace(
+            self,
+            steps=steps,
+            decay_every=math.ceil(steps / (n_decays or epochs)),
+            validate_every=math.ceil(steps / (n_validations or epochs)),
+        )
 
     def to_json(self) -> str:
         """The settings as canonical JSON."""
@@ -84,11 +104,20 @@ class TrainingSettings:
         return cls(**values, model=ModelSettings(**(model | {"hidden": tuple(model["hidden"])})))
 
 
-PUBLISHED = TrainingSettings(precision="bfloat16")
-"""25 epochs of batches of 16,384 values over the whole compendium (104,456 steps each)."""
+PUBLISHED = TrainingSettings(precision="bfloat16", unknown_token=True)
+"""25 epochs of batches of 16,384 values over the whole compendium (104,456 steps each); :func:`settings_for` gives those of a corpus.
+
+The published vocabularies list val and test too. Ours are those of train, so that what is only held out needs a token.
+"""
 
 PUBLISHED_MULTI_OUTPUT = replace(PUBLISHED, architecture="multi_output_lpm", batch_size=4_096).for_epochs(200, 373_000)
 """200 epochs of batches of 4,096 conditions over the whole compendium."""
+
+PUBLISHED_EPOCHS = {PUBLISHED.architecture: 25, PUBLISHED_MULTI_OUTPUT.architecture: 200}
+"""Model → passes over the train data. The learning rate falls, and validation runs, as often."""
+
+LEAST_STEPS = 5_000
+"""Steps that the published size has at least: 200 epochs of a dataset of one batch are too few to learn anything."""
 
 SMALL = TrainingSettings(
     batch_size=2_048,
@@ -110,4 +139,18 @@ SETTINGS = {
     "small": {settings.architecture: settings for settings in (SMALL, SMALL_MULTI_OUTPUT)},
     "published": {settings.architecture: settings for settings in (PUBLISHED, PUBLISHED_MULTI_OUTPUT)},
 }
-"""Size, then model → settings."""
+"""Size, then model → settings; those of the published size have the budget of the whole compendium."""
+
+
+def settings_for(size: str, model: str, n_items: int) -> TrainingSettings:
+    """How a model is trained on a corpus.
+
+    Parameters
+    ----------
+    size, model
+        Keys of :data:`SETTINGS`.
+    n_items
+        What :func:`training.n_train_items` counts in the corpus. The budget of the published size follows from it; the small one is fixed.
+    """
+    settings = SETTINGS[size][model]
+    return settings.for_epochs(PUBLISHED_EPOCHS[model], n_items, least_steps=LEAST_STEPS) if size == "published" else settings

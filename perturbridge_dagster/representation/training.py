@@ -140,6 +140,24 @@ def train(
     )
 
 
+def n_train_items(corpus: StoredCorpus, architecture: str, rule: str, datasets: Collection[str] | None = None) -> int:
+    """What an epoch of a model counts: train values, or conditions where it predicts all genes of a condition at once.
+
+    Parameters
+    ----------
+    corpus
+        An open corpus.
+    architecture
+        A name of ``models.MODELS``.
+    rule
+        Split rule.
+    datasets
+        Count these alone; all of the corpus for None.
+    """
+    conditions = corpus.conditions_of("train", rule, datasets)
+    return len(conditions) if MODELS[architecture].item == "conditions" else int(conditions["n_values"].sum())
+
+
 def best_of(dataset: str) -> str:
     """Name of the checkpoint that was best on a dataset."""
     return f"best_{dataset}.pt"
@@ -171,7 +189,7 @@ def _fit(
     if isinstance(corpus, Path):
         corpus = open_corpus(corpus)
     trained = start.loaded(settings)
-    vocabularies = trained.vocabularies if trained else corpus.vocabularies(settings.split, unknown=settings.unknown_token)
+    vocabularies = trained.vocabularies if trained else start.vocabularies(corpus, settings)
     if trained:
         _require_known(corpus, settings.split, datasets, vocabularies, start.checkpoint)
     train_values, val_values = (

@@ -1,7 +1,7 @@
 """Verdicts: who wins an evaluation, by how much, and how sure that is.
 
-Belongs here: reading the tables of an evaluation, and the words for people. Does not belong here: scoring (``evaluation.py``), pictures
-(``figures.py``).
+Belongs here: when an interval is a win, reading the tables of an evaluation, and the words for people. Does not belong here: scoring
+(``evaluation.py``), pictures (``figures.py``).
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from perturbridge_dagster.representation.profile_metrics import PROFILE_METRICS
 
 if TYPE_CHECKING:
     from perturbridge_dagster.representation.evaluation import Evaluation
+
+FEWEST_HELD_OUT = 5
+"""Fewest compounds, or other groups held out as a whole, by which anyone wins or loses: an interval from drawing two or three of them is
+far too narrow."""
 
 
 def pooled(scores: pd.DataFrame) -> pd.DataFrame:
@@ -75,8 +79,11 @@ def _describe_split(evaluation: Evaluation, split: str) -> str:
     losing_to = [name for name, is_beaten in beaten.items() if not is_beaten]
     together = pooled(evaluation.profiles)
     own, against = _by_name(together[together["split"] == split], model)
-    unsure = [name for name in beaten if (name, "rmse") in against and favoured(against[name, "rmse"]) != "better"]
-    if losing_to:
+    unsure = [name for name in beaten if (name, "rmse") in against and _favoured(against[name, "rmse"]) != "better"]
+    n_compounds = min((int(row["n_compounds"]) for (_, metric), row in against.items() if metric == "rmse"), default=FEWEST_HELD_OUT)
+    if n_compounds < FEWEST_HELD_OUT:
+        verdict = f"Too few compounds are held out to tell whether it beats them: {n_compounds}; it takes {FEWEST_HELD_OUT}."
+    elif losing_to:
         verdict = f"The model does NOT beat {', '.join(losing_to)}."
     elif unsure:
         verdict = f"No baseline has a lower one, but the model cannot be told apart from {', '.join(unsure)}."
@@ -113,7 +120,7 @@ def _comparison(rmse: pd.Series[float], own: Mapping[tuple[str, str], _Row], aga
     rows = []
     for name, value in rmse.items():
         difference = against.get((str(name), "rmse"))
-        cells = ["", ""] if difference is None else [_interval(difference), favoured(difference)]
+        cells = ["", ""] if difference is None else [_interval(difference), _favoured(difference)]
         rows.append([str(name), number(value, 4), *cells, *(_interval(own[str(name), metric.name]) for metric in others)])
     return markdown_table(
         ["", "RMSE", "model less baseline, RMSE of a profile", "the model is", *(metric.title for metric in others)], rows
@@ -124,19 +131,35 @@ def _interval(row: _Row) -> str:
     return with_interval(row["value"], row["low"], row["high"], 3)
 
 
-def favoured(difference: Mapping[Any, Any], *, higher_is_better: bool = False) -> str:
-    """Which side the interval (low, high) of model less baseline favours.
+def favoured(low: float, high: float, n_held_out: int, *, higher_is_better: bool = False) -> str:
+    """Which side the interval of a difference, model less baseline, favours: the one rule of every evaluation.
+
+    Parameters
+    ----------
+    low, high
+        Ends of the interval; NaN where there is none.
+    n_held_out
+        Compounds, or other groups held out as a whole, that were drawn for the interval.
+    higher_is_better
+        Whether more of the metric is better.
 
     Returns
     -------
     str
-        better, worse, not told apart, or no interval.
+        better, worse, not told apart, no interval, or too few compounds.
     """
-    if not np.isfinite(difference["low"]):
+    if n_held_out < FEWEST_HELD_OUT:
+        return "too few compounds"
+    if not np.isfinite(low):
         return "no interval"
-    if difference["low"] <= 0 <= difference["high"]:
+    if low <= 0 <= high:
         return "not told apart"
-    return "better" if (difference["low"] > 0) == higher_is_better else "worse"
+    return "better" if (low > 0) == higher_is_better else "worse"
+
+
+def _favoured(difference: _Row, *, higher_is_better: bool = False) -> str:
+    """The same of a row of the table `profile_scores`."""
+    return favoured(difference["low"], difference["high"], difference["n_compounds"], higher_is_better=higher_is_better)
 
 
 def _lost_metrics(model: str, own: Mapping[tuple[str, str], _Row], against: Mapping[tuple[str, str], _Row]) -> list[str]:
@@ -149,7 +172,7 @@ def _lost_metrics(model: str, own: Mapping[tuple[str, str], _Row], against: Mapp
         if not scored:
             continue
         best = max(scored, key=lambda name: scored[name])
-        verdict = favoured(against[best, metric.name], higher_is_better=metric.higher_is_better)
+        verdict = _favoured(against[best, metric.name], higher_is_better=metric.higher_is_better)
         if verdict != "better":
             values = [number(own[name, metric.name]["value"], 3) for name in (model, best)]
             lost.append(f"{metric.title} ({model} {values[0]}, {best} {values[1]}; {verdict})")

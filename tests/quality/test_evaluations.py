@@ -86,8 +86,9 @@ def test_errors_that_cannot_be_are_found(
 
 
 def test_a_model_that_does_not_beat_a_baseline_is_warned_of_with_the_interval(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    there_are, better = beats_baselines(*tables)
+    there_are, better, enough = beats_baselines(*tables)
     assert there_are.passed
+    assert enough.passed
     assert not better.passed
     assert better.rule.severity == "warning"
     [row] = better.failing_rows.to_dict("records")
@@ -96,5 +97,14 @@ def test_a_model_that_does_not_beat_a_baseline_is_warned_of_with_the_interval(ta
 
 def test_without_test_values_nothing_is_said_to_be_beaten(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     evaluation = tables[0].assign(rmse=np.nan)
-    there_are, _ = beats_baselines(evaluation, tables[1])
+    there_are, *_ = beats_baselines(evaluation, tables[1])
     assert not there_are.passed
+
+
+def test_a_win_by_few_compounds_is_warned_of(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    winning = tables[0].assign(rmse=tables[0]["rmse"].where(tables[0]["predictor"] != "scalar_lpm", 0.1))
+    assert failing(beats_baselines(winning, tables[1])) == []
+    few = tables[1].assign(n_compounds=tables[1]["n_compounds"].clip(upper=4))
+    [finding] = [finding for finding in beats_baselines(winning, few) if not finding.passed]
+    assert (finding.rule.words, finding.rule.severity) == ("5 compounds or more are held out", "warning")
+    assert set(beats_baselines(tables[0], few)[1].failing_rows["by_condition"]) == {"too few compounds"}

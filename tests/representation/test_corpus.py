@@ -110,6 +110,34 @@ def test_what_cannot_enter_is_left_out_and_counted(make_effects: Callable, make_
     assert all_values(opened)["value"].tolist() == [0, 1, 2, 15, 17]
 
 
+@pytest.mark.parametrize("genes_at_a_time", [2, 500])
+def test_splits_keep_their_promise_though_a_contrast_has_no_value(
+    make_effects: Callable, make_stamp: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genes_at_a_time: int
+) -> None:
+    """Compound 11 was held out in alpha because beta trained it, and beta's only row of it had no value."""
+    monkeypatch.setattr(contrasts_module, "GENES_AT_A_TIME", genes_at_a_time)
+    monkeypatch.setattr(contrasts_module, "BLOCK_VALUES", 20)
+    rows = [(f"drug {cid}", cid, 1.0, 24.0) for cid in range(1, 31)]
+    held_out = None
+    for name in ("whole", "with a hole"):
+        beta = np.ones((30, 5))
+        beta[3, :4] = np.nan  # its last gene is in the third tile of two
+        if held_out is not None:
+            beta[held_out - 1] = np.nan
+        strata = [make_effects("alpha", "CVCL_A", rows, np.ones((30, 5))), make_effects("beta", "CVCL_B", rows, beta)]
+        summary = write_corpus(strata, tmp_path / name, make_stamp(), name="holed")
+        corpus = open_corpus(tmp_path / name)
+        assert summary["splits"]["scalar"]["n_violations"] == 0
+        assert violations(corpus.conditions, SPLIT_RULES["scalar"].promises).empty
+        assert corpus.conditions["n_values"].gt(0).all()
+        assert corpus.conditions["condition"].tolist() == list(range(len(corpus.conditions)))
+        assert summary["left_out"]["conditions_without_any_value"] == (held_out is not None)
+        assert summary["left_out"]["missing_values"] == 4 + 5 * (held_out is not None)
+        assert len(all_values(corpus)) == 300 - summary["left_out"]["missing_values"]
+        of_alpha = corpus.conditions[(corpus.conditions["dataset"] == "alpha") & (corpus.conditions["split"] != "train")]
+        held_out = held_out or int(of_alpha["perturbation"].iloc[0])
+
+
 def test_repeated_conditions_are_averaged_gene_by_gene(make_effects: Callable, make_stamp: Callable, tmp_path: Path) -> None:
     # two names of one PubChem id in one stratum, and the same condition in another stratum of the context with other genes
     first = make_effects(

@@ -16,6 +16,7 @@ from perturbridge_dagster.representation.encoding import EncodedBlock, encode_sp
 from perturbridge_dagster.representation.holdout import figures, scores, summary
 from perturbridge_dagster.representation.holdout.scores import ALL_DATASETS
 from perturbridge_dagster.representation.holdout.variants import HOLDOUT_MODELS, VARIANTS
+from perturbridge_dagster.representation.verdicts import FEWEST_HELD_OUT
 from perturbridge_dagster.written import to_arrow
 
 pytestmark = pytest.mark.slow
@@ -259,7 +260,7 @@ def test_one_cluster_has_no_interval_and_wins_nothing() -> None:
     assert not row["beats_best_baseline"]
 
 
-@pytest.mark.parametrize(("n_clusters", "wins"), [(summary.FEWEST_CLUSTERS - 1, False), (summary.FEWEST_CLUSTERS, True)])
+@pytest.mark.parametrize(("n_clusters", "wins"), [(FEWEST_HELD_OUT - 1, False), (FEWEST_HELD_OUT, True)])
 def test_it_takes_some_clusters_to_win(n_clusters: int, wins: bool) -> None:
     errors = made_errors(n_clusters=n_clusters)
     runs = scores.runs_table("molecules", made_runs(errors), errors, ["scratch"])
@@ -270,6 +271,7 @@ def test_it_takes_some_clusters_to_win(n_clusters: int, wins: bool) -> None:
     said = summary.describe("molecules", table, targets_of("alpha"), "How.")
     assert ("beats the best baseline on 1 of 1" in said) == wins
     assert (f"Too few compounds are held out for anyone to win on: alpha ({n_clusters}); it takes 5." in said) == (not wins)
+    assert ("- scratch: " in said) == wins, "of too few it is said neither that it wins nor that it loses"
 
 
 def test_few_groups_are_not_drawn_but_their_compounds_are() -> None:
@@ -281,6 +283,18 @@ def test_few_groups_are_not_drawn_but_their_compounds_are() -> None:
     many = errors.assign(cluster="CVCL_" + (errors["perturbation"].astype(int) % 6).astype(str))
     table, _ = summary.compare("contexts", scores.runs_table("contexts", made_runs(many), many, ["scratch"]), many)
     assert set(zip(table["clustered_by"], table["n_clusters"], strict=True)) == {("cell context", 6)}
+
+
+@pytest.mark.parametrize("rule", ["parents", "scaffolds"])
+def test_compounds_within_few_groups_are_no_replicates(rule: str) -> None:
+    """Two parents of six salts each are two, not twelve, and win nothing."""
+    errors = made_errors(n_clusters=12).assign(cluster=lambda frame: "P" + (frame["perturbation"].astype(int) % 2).astype(str))
+    table, compared = summary.compare(rule, scores.runs_table(rule, made_runs(errors), errors, ["scratch"]), errors)
+    assert set(zip(table["clustered_by"], table["n_clusters"], strict=True)) == {(scores.CLUSTER_WORDS[rule], 2)}
+    assert set(compared["n_clusters"]) == {2}
+    won = table.loc[table["kind"] == "variant", ["difference", "beats_best_baseline"]]
+    assert (won["difference"] < 0).all()
+    assert not won["beats_best_baseline"].any()
 
 
 # ---- words and pictures ------------------------------------------------------------------------------------------------------

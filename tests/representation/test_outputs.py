@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from perturbridge_dagster.figures import draw
 from perturbridge_dagster.payloads.representation import compound_embeddings, representation_report
 from perturbridge_dagster.payloads.requests import Input, Request, execute
 from perturbridge_dagster.quality import representation as quality
+from perturbridge_dagster.representation import settings
 from perturbridge_dagster.representation.checkpoints import load_model
 from perturbridge_dagster.representation.corpus import StoredCorpus, open_corpus, write_corpus
 from perturbridge_dagster.representation.embeddings import read_embeddings
@@ -52,13 +54,18 @@ def corpus(
     return open_corpus(folder)
 
 
+def asked(corpus: StoredCorpus, folder: Path, size: str, seeds: Sequence[int]) -> Request:
+    """A request for embeddings of the multi-output model."""
+    arguments = {"corpus": "all", "model": "multi_output_lpm", "settings": size, "seeds": list(seeds), "processes": 1}
+    inputs = {"corpus": Input(str(corpus.folder), "c" * 64)}
+    return Request(STAGE, {**arguments, "unaccepted_inputs": []}, inputs, STAGES[STAGE].code_version, str(folder))
+
+
 @pytest.fixture(scope="module")
 def embeddings(corpus: StoredCorpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output of compound_embeddings with two seeds of a few steps."""
-    arguments = {"corpus": "all", "model": "multi_output_lpm", "settings": "small", "seeds": list(SEEDS), "processes": 1}
-    inputs = {"corpus": Input(str(corpus.folder), "c" * 64)}
     folder = tmp_path_factory.mktemp("embeddings")
-    request = Request(STAGE, {**arguments, "unaccepted_inputs": []}, inputs, STAGES[STAGE].code_version, str(folder))
+    request = asked(corpus, folder, "small", SEEDS)
     sizes = {"width": 8, "hidden": (16,), "dropout": 0.0, "embedding_scale": 0.1}
     quick = replace(SMALL_MULTI_OUTPUT, steps=60, validate_every=20, model=ModelSettings(**sizes))
     with pytest.MonkeyPatch.context() as patch:
@@ -67,6 +74,25 @@ def embeddings(corpus: StoredCorpus, tmp_path_factory: pytest.TempPathFactory) -
     assert outcome.status == "computed", outcome.error
     assert not (folder / f"{request.output.name}.training").exists(), "checkpoints are gone once the output is there"
     return request.output
+
+
+@pytest.mark.parametrize("least_steps", [1, 60])
+def test_the_published_size_trains_epochs_of_the_corpus_that_it_is_given(
+    corpus: StoredCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least_steps: int
+) -> None:
+    """It had the steps of the whole compendium, whatever the corpus."""
+    model = "multi_output_lpm"
+    published = replace(SETTINGS["published"][model], batch_size=40, precision="float32", model=SMALL_MULTI_OUTPUT.model)
+    monkeypatch.setitem(SETTINGS["published"], model, published)
+    monkeypatch.setitem(settings.PUBLISHED_EPOCHS, model, 3)
+    monkeypatch.setattr(settings, "LEAST_STEPS", least_steps)
+    request = asked(corpus, tmp_path, "published", SEEDS[:1])
+    outcome = execute(request, compound_embeddings)
+    assert outcome.status == "computed", outcome.error
+    history = pd.read_parquet(request.output / "training.parquet")
+    steps = max(3 * math.ceil(len(corpus.conditions_of("train")) / 40), least_steps)
+    assert history["step"].tolist() == [steps // 3, 2 * steps // 3, steps]
+    assert history["learning_rate"].tolist() == pytest.approx([2e-3 * 0.97**number for number in (1, 2, 3)])
 
 
 def test_every_seed_is_in_the_output(embeddings: Path, corpus: StoredCorpus) -> None:

@@ -116,16 +116,15 @@ def corpus_part(name: str = "all", **splits: Any) -> Part:
     return Part("training_corpus", (name,), {}, facts)
 
 
-def holdout_part(beats: bool) -> Part:
-    common = {"rule": "molecules", "n_seeds": 3, "interval": "bca", "clustered_by": "perturbation"}
-    common |= {"n_clusters": 12, "n_values": 900, "n_conditions": 90, "n_compounds": 12}
+def holdout_part(beats: bool, n_clusters: int = 12, dataset: str = "sciplex") -> Part:
+    common = {"rule": "molecules", "n_seeds": 3, "interval": "bca", "clustered_by": "compound", "dataset": dataset}
+    common |= {"n_clusters": n_clusters, "n_values": 900, "n_conditions": 90, "n_compounds": 12}
     best = {"best_baseline": "compound_mean", "best_baseline_rmse": 0.44}
     rows: list[dict[str, Any]] = [
         {
             **common,
             "predictor": "all",
             "kind": "variant",
-            "dataset": "sciplex",
             "test_rmse_mean": 0.41,
             "test_rmse_low": 0.39,
             "test_rmse_high": 0.43,
@@ -135,7 +134,7 @@ def holdout_part(beats: bool) -> Part:
             "beats_best_baseline": beats,
             **best,
         },
-        {**common, "n_seeds": 1, "predictor": "compound_mean", "kind": "baseline", "dataset": "sciplex", "test_rmse_mean": 0.44, **best},
+        {**common, "n_seeds": 1, "predictor": "compound_mean", "kind": "baseline", "test_rmse_mean": 0.44, **best},
     ]
     return Part(
         "holdout_evaluation", ("molecules",), {"summary": as_contract(rows, HOLDOUT_SUMMARY)}, {"settings": "small"}, "Its own words."
@@ -207,6 +206,20 @@ def test_a_verdict_follows_from_the_interval(gap: tuple[float, float, float], ve
     assert of_test["baseline_rmse"].to_dict() == BASELINES
 
 
+@pytest.mark.parametrize("gap", [(-0.05, -0.08, -0.02), (0.05, 0.02, 0.08)])
+def test_few_compounds_win_and_lose_nothing(gap: tuple[float, float, float]) -> None:
+    part = embeddings_part(gap=gap, n_compounds=4)
+    found = verdicts([part])
+    to_arrow(found, REPRESENTATION_VERDICTS)
+    assert set(found["verdict"]) == {"too few compounds"}
+    text = report_of(part)
+    assert "**scalar LPM** on corpus `all`: too few compounds are held out to tell it from the baselines; it takes 5." in text
+    assert "better than" not in text
+    assert "does **not** beat" not in text
+    assert "of too few held-out compounds to tell from zero and gene mean" in text
+    assert set(verdicts([embeddings_part(gap=gap, n_compounds=5)])["verdict"]) <= {"better", "worse"}
+
+
 def test_without_embeddings_there_is_no_verdict() -> None:
     found = verdicts([corpus_part(), op3_part()])
     assert found.empty
@@ -264,7 +277,7 @@ def test_simulated_and_restricted_data_are_named() -> None:
 def test_hold_outs_say_how_often_a_variant_wins() -> None:
     text = report_of(holdout_part(True))
     assert "Hold-out by molecules: a variant beats the best baseline in 1 of 1 dataset." in text
-    assert "| sci-Plex | 12 | all: 0.410 [0.390, 0.430] | compound mean: 0.440 | −0.030 [−0.050, −0.010] | 1 of 1 |" in text
+    assert "| sci-Plex | 12 | all: 0.410 [0.390, 0.430] | compound mean: 0.440 | −0.030 [−0.050, −0.010] | 12 compounds | 1 of 1 |" in text
     datasets = pd.DataFrame(
         {"dataset": ["tahoe", "sciplex"], "outcome": ["not_selectable", "scored"], "reason": ["it has no validation values", None]}
     )
@@ -275,11 +288,58 @@ def test_hold_outs_say_how_often_a_variant_wins() -> None:
     assert "**no** variant beats the best baseline in any of 1 dataset." in report_of(holdout_part(False))
 
 
+def holdouts_together(*parts: Part) -> Part:
+    summary = pd.concat([part.tables["summary"] for part in parts], ignore_index=True)
+    return Part("holdout_evaluation", ("molecules",), {"summary": summary}, parts[0].facts)
+
+
+def test_too_few_held_out_is_not_said_to_be_a_loss() -> None:
+    few, fewer = holdout_part(False, 3), holdout_part(False, 2, "tahoe")
+    text = report_of(holdouts_together(few, fewer))
+    assert "Hold-out by molecules: too few compounds are held out (3 and 2) to tell; it takes 5." in text
+    assert "**no** variant" not in text
+    assert text.count("| *too few held out to tell* |") == 2
+    assert "0 of 1" not in text
+    assert "**Too few held out** for anyone to win or lose, in hold-outs by molecules (sci-Plex and Tahoe-100M): it takes 5." in text
+    assert "Too few held out" not in report_of(holdout_part(False))
+    some = report_of(holdouts_together(few, holdout_part(False, 12, "tahoe")))
+    assert "**no** variant beats the best baseline in any of 1 dataset; in 1 more too few are held out (3) to tell." in some
+    won = report_of(holdouts_together(few, holdout_part(True, 12, "tahoe")))
+    assert "a variant beats the best baseline in 1 of 1 dataset; in 1 more too few" in won
+
+
+def test_of_one_model_for_all_datasets_those_together_are_judged() -> None:
+    few = holdout_part(False, 2)
+    assert "too few compounds are held out (3) to tell" in report_of(holdouts_together(few, holdout_part(False, 3, "all_datasets")))
+    text = report_of(holdouts_together(few, holdout_part(False, 12, "all_datasets")))
+    assert "Hold-out by molecules: **no** model beats the best baseline on all datasets together." in text
+
+
 def test_op3_shows_all_test_compounds() -> None:
     text = report_of(op3_part())
     assert "| morgan | trainable | 0.812 (−0.004 [−0.010, 0.002]) |" in text
     assert "| none | none | 0.816 |" in text
     assert "0.777" not in text
+
+
+def test_every_metric_of_profiles_has_its_number_of_conditions_and_its_chance() -> None:
+    part = embeddings_part()
+    profiles = part.tables["profile_scores"]
+    recovery = profiles[(profiles["metric"] == "pearson") & profiles["baseline"].isna()]
+    recovery = recovery.assign(metric="recovery_at_fdr", n_conditions=150, n_undefined=50, n_compounds=31, by_chance=0.00117)
+    discriminating = (profiles["metric"] == "discrimination") & (profiles["predictor"] == "zero")
+    profiles.loc[discriminating, "n_conditions"] = 190
+    chance = profiles["metric"].map({"pearson": 0.0, "discrimination": 0.5})
+    tables = {**part.tables, "profile_scores": pd.concat([profiles.assign(by_chance=chance), recovery], ignore_index=True)}
+    text = report_of(Part(part.stage, part.key, tables, part.facts))
+    assert "| *by chance* | – | 0.00 | – | 0.0012 | 0.50 |" in text
+    assert "| *conditions (compounds)* | 200 (40) | 200 (40) | 0 | 150 (31) | 190–200 (40) |" in text
+    assert "Means over 200" not in text
+
+
+def test_which_hold_out_has_unseen_compounds() -> None:
+    text = report_of(embeddings_part())
+    assert "by scaffold alone; those by molecule and by parent test compounds unseen in their dataset." in text
 
 
 def test_neighbours_are_set_beside_chance() -> None:

@@ -25,10 +25,19 @@ from perturbridge_dagster.representation.determinism import deterministic
 from perturbridge_dagster.representation.encoding import encode_split
 from perturbridge_dagster.representation.evaluation import ModelPredictor, evaluate
 from perturbridge_dagster.representation.models import MODELS, ModelSettings
-from perturbridge_dagster.representation.settings import PUBLISHED, PUBLISHED_MULTI_OUTPUT, SMALL, SMALL_MULTI_OUTPUT, TrainingSettings
+from perturbridge_dagster.representation.settings import (
+    PUBLISHED,
+    PUBLISHED_MULTI_OUTPUT,
+    SETTINGS,
+    SMALL,
+    SMALL_MULTI_OUTPUT,
+    TrainingSettings,
+    settings_for,
+)
 from perturbridge_dagster.representation.structure_baselines import fitted_baselines
-from perturbridge_dagster.representation.training import train
+from perturbridge_dagster.representation.training import n_train_items, train
 from perturbridge_dagster.representation.verdicts import beaten_baselines, pooled
+from tests.representation.conftest import gene_ids
 from tests.representation.values import predicted_of, values_of
 
 pytestmark = pytest.mark.slow
@@ -70,8 +79,7 @@ def assert_same(left: training.TrainingResult, right: training.TrainingResult) -
 
 def test_published_settings() -> None:
     assert PUBLISHED.steps == 2_611_400
-    assert TrainingSettings(precision="bfloat16") == PUBLISHED
-    assert replace(PUBLISHED, steps=0).for_epochs(25, 104_456 * 16_384) == PUBLISHED
+    assert TrainingSettings(precision="bfloat16", unknown_token=True) == PUBLISHED
     assert PUBLISHED.for_epochs(20, 285_106 * 978 * 3 // 4).steps == pytest.approx(255_200, rel=1e-3)  # L1000, epoch 20
     assert (PUBLISHED.learning_rate, PUBLISHED.weight_decay, PUBLISHED.decay, PUBLISHED.batch_size, PUBLISHED.seed) == (
         2e-3,
@@ -84,7 +92,51 @@ def test_published_settings() -> None:
     assert not PUBLISHED.standardize
     assert (PUBLISHED_MULTI_OUTPUT.architecture, PUBLISHED_MULTI_OUTPUT.batch_size) == ("multi_output_lpm", 4_096)
     assert PUBLISHED_MULTI_OUTPUT.model == PUBLISHED.model
-    assert not PUBLISHED.unknown_token
+
+
+@pytest.mark.parametrize(
+    ("model", "n_items", "epochs", "steps_of_an_epoch"),
+    [
+        ("scalar_lpm", 104_456 * 16_384, 25, 104_456),
+        ("scalar_lpm", 12_760 * 16_384, 25, 12_760),  # L1000; its epoch 20 was step 255,200
+        ("scalar_lpm", 1_100_000, 25, 5_000 / 25),
+        ("multi_output_lpm", 373_000, 200, 92),
+        ("multi_output_lpm", 1_000, 200, 5_000 / 200),
+    ],
+)
+def test_the_published_size_trains_published_epochs_of_a_large_corpus_and_steps_enough_of_a_small_one(
+    model: str, n_items: int, epochs: int, steps_of_an_epoch: float
+) -> None:
+    """With the steps of the whole compendium, L1000 alone took 205 epochs, in which the learning rate fell to 0."""
+    found = settings_for("published", model, n_items)
+    assert found.steps == epochs * steps_of_an_epoch
+    assert found.decay_every == found.validate_every == steps_of_an_epoch
+    whole = SETTINGS["published"][model]
+    assert found == replace(whole, steps=found.steps, decay_every=found.decay_every, validate_every=found.validate_every)
+    if n_items in (104_456 * 16_384, 373_000):
+        assert found.steps == whole.steps, "the whole compendium"
+    assert settings_for("small", model, n_items) == SETTINGS["small"][model]
+
+
+@pytest.mark.parametrize("model", ["scalar_lpm", "multi_output_lpm"])
+def test_the_published_size_trains_a_corpus_with_symbols_that_only_held_out_conditions_have(
+    model: str, make_effects: Callable, make_stamp: Callable, tmp_path: Path
+) -> None:
+    corpus = corpus_with_rare_contexts(make_effects, make_stamp, tmp_path / "corpus")
+    never_trained = {
+        "context": set(corpus.conditions["context"]) - set(corpus.vocabularies().context),
+        "readout": set(corpus.readouts["readout"]) - set(corpus.vocabularies().readout),
+    }
+    assert all(never_trained.values()), never_trained
+    n_items = n_train_items(corpus, model, "scalar")
+    trained = corpus.conditions_of("train")
+    assert n_items == (trained["n_values"].sum() if model == "scalar_lpm" else len(trained))
+    settings = settings_for("published", model, n_items)
+    short = replace(settings, steps=2, validate_every=1, batch_size=10, model=replace(settings.model, width=8, hidden=(8,)))
+    result = train(corpus, short, tmp_path / "run", silent)
+    assert result.n_val == corpus.summary["n_values"]["val"] > 0
+    found = evaluate([ModelPredictor(result.trained)], corpus, result.trained.vocabularies)
+    assert found.scores["n_values"].sum() > 0
 
 
 # ---- checkpoints -------------------------------------------------------------------------------------------------------------
@@ -604,13 +656,19 @@ def test_divergence_is_said(additive_corpus: StoredCorpus, tmp_path: Path) -> No
         train(additive_corpus, replace(TINY, learning_rate=1e18), tmp_path, silent)
 
 
-def test_symbols_never_trained_are_refused_without_an_unknown_token(make_effects: Callable, make_stamp: Callable, tmp_path: Path) -> None:
-    # six contexts with one compound each, all trained in context A too, so that some are held out whole
+def corpus_with_rare_contexts(make_effects: Callable, make_stamp: Callable, folder: Path) -> StoredCorpus:
+    """Six contexts with one compound each, all trained in context A too, and a gene of their own, so that some are held out whole."""
     rows = [(f"d{number}", number + 1, 1.0, 24.0) for number in range(12)]
     strata = [make_effects("alpha", "CVCL_A", rows, np.ones((12, 3)))]
-    strata += [make_effects("alpha", f"CVCL_{name}", rows[place : place + 1], np.ones((1, 3))) for place, name in enumerate("BCDEFG")]
-    write_corpus(strata, tmp_path / "corpus", make_stamp(), name="rare", seed=0)
-    corpus = open_corpus(tmp_path / "corpus")
+    for place, name in enumerate("BCDEFG"):
+        genes = [*gene_ids(3), f"ENSG0000010000{place}"]
+        strata.append(make_effects("alpha", f"CVCL_{name}", rows[place : place + 1], np.ones((1, 4)), genes=genes))
+    write_corpus(strata, folder, make_stamp(), name="rare", seed=0)
+    return open_corpus(folder)
+
+
+def test_symbols_never_trained_are_refused_without_an_unknown_token(make_effects: Callable, make_stamp: Callable, tmp_path: Path) -> None:
+    corpus = corpus_with_rare_contexts(make_effects, make_stamp, tmp_path / "corpus")
     contexts = corpus.conditions.groupby("split")["context"].unique()
     assert set(contexts["val"]) - set(contexts["train"])
     with pytest.raises(InputError, match="column context; rows CVCL_"):

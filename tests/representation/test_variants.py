@@ -124,6 +124,8 @@ def test_all_variants_of_a_target_have_one_budget_and_enough_steps(size: str) ->
         assert all(one.unknown_token for one in chosen)
     if size == "published":
         assert settings.training(VARIANTS["scratch"], 13, "molecules", 335).steps == 5_000
+        assert settings.training(VARIANTS["all"], 13, "molecules", 1_000).steps == 5_000
+        assert settings.training(VARIANTS["all"], 13, "molecules", 373_000).steps == PUBLISHED_MULTI_OUTPUT.steps
         assert settings.training(VARIANTS["scratch"], 13, "molecules", 174_492).steps == 200 * 43
         assert settings.sources == "each_seed"
 
@@ -135,7 +137,7 @@ def test_a_size_says_how_it_is_trained() -> None:
     assert "at least" not in published.as_published().in_words("molecules")
     assert "lowest validation RMSE of all" in published.as_published().in_words("molecules")
     words = published.in_words("contexts")
-    assert "scalar_lpm with seed 13, 25 epochs" in words
+    assert "scalar_lpm with seed 13, 25 epochs, or at least 5,000 steps" in words
     assert "ine-tuning" not in words
     assert "at least 120 and 40 steps" in HOLDOUT_SETTINGS["small"].in_words("parents")
     assert "at least 120 steps" in HOLDOUT_SETTINGS["small"].in_words("scaffolds")
@@ -219,6 +221,43 @@ def test_selection_is_by_the_datasets_own_validation_and_scoring_gives_the_same_
     for name in ("all_morgan_fixed", "scratch_morgan_fixed", "fine_tuned_morgan_fixed"):
         np.testing.assert_array_equal(weights[name][1 : 1 + len(known)].numpy(), bits.loc[known].to_numpy())
     assert not torch.equal(weights["all_morgan_learned"], weights["all_morgan_fixed"])
+
+
+@pytest.mark.slow
+def test_a_held_out_salt_is_predicted_from_its_own_fingerprint(
+    additive_corpus: StoredCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A salt whose parent is trained under another PubChem id was the unknown token, a vector of zeros, though its structure is known."""
+    monkeypatch.setattr(Study, "_remove_checkpoints", lambda self: None)
+    conditions = additive_corpus.conditions.copy()
+    smiles = additive_corpus.compounds.set_index("perturbation")["smiles"]
+    is_test = (conditions["split_parents"] == "test") & conditions["perturbation"].map(smiles).notna()
+    dataset, salt = conditions.loc[is_test, ["dataset", "perturbation"]].iloc[0]
+    # as if its parent were trained in other datasets under other ids alone
+    conditions.loc[(conditions["perturbation"] == salt) & (conditions["split_parents"] == "train"), "split_parents"] = None
+    corpus = replace(additive_corpus, conditions=conditions)
+    settings = replace(with_runs(TINY, seeds=(13,)), most_targets=None)
+    of_study = Study(corpus, "parents", settings, tmp_path, silent)
+    of_study.finish()
+    assert dataset in of_study.scored
+    fingerprint = morgan_bits(smiles.loc[[salt]], n_bits=8, radius=2)[0]
+    assert fingerprint.any()
+    without_structure = [cid for cid in conditions["perturbation"].unique() if pd.isna(smiles[cid])]
+    test = encode_split(corpus, "test", of_study.vocabularies, rule="parents", datasets=[dataset])
+    block = next(block for block in test.blocks if salt in set(test.conditions["perturbation"].iloc[block.condition]))
+    rows = test.conditions.iloc[block.condition]
+    own = rows[rows["perturbation"] == salt]
+    for name, variant in VARIANTS.items():
+        trained = load_model(tmp_path / Run(variant, 13, None if variant.data == "all" else dataset).place / f"best_{dataset}.pt")
+        known = trained.vocabularies.perturbation
+        assert (salt in known) == (variant.start == "morgan"), name
+        assert set(known) & set(without_structure) == set(of_study.vocabularies.perturbation) & set(without_structure), name
+        predictor = ModelPredictor(trained)
+        unlike = not np.array_equal(predictor.predict(own, block), predictor.predict(own.assign(perturbation="nothing known"), block))
+        assert unlike == (variant.start == "morgan"), name
+        if variant.start == "morgan" and name not in ("all_morgan_learned", "fine_tuned_morgan_learned"):
+            vector = trained.model.perturbation.weight.detach().numpy()[trained.vocabularies.encode("perturbation", [salt])[0]]
+            np.testing.assert_array_equal(vector, fingerprint)
 
 
 @pytest.mark.slow

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation.evaluation import Evaluation, summarize_profiles
 from perturbridge_dagster.representation.profile_metrics import PROFILE_METRICS
-from perturbridge_dagster.representation.verdicts import beaten_baselines, describe_evaluation, favoured, model_of
+from perturbridge_dagster.representation.verdicts import FEWEST_HELD_OUT, beaten_baselines, describe_evaluation, favoured, model_of
 
 
 def scores_of(rmse: dict[str, float | None], n_values: int = 100, dataset: str | None = None) -> pd.DataFrame:
@@ -104,7 +102,17 @@ def test_without_values_or_baselines_nothing_is_claimed() -> None:
     ],
 )
 def test_an_interval_favours_a_side_only_without_zero(low: float, high: float, words: str) -> None:
-    row: dict[str, Any] = {"low": low, "high": high}
-    assert favoured(row) == words
-    mirrored: dict[str, Any] = {"low": -high, "high": -low}
-    assert favoured(mirrored, higher_is_better=True) == words
+    assert favoured(low, high, FEWEST_HELD_OUT) == words
+    assert favoured(-high, -low, FEWEST_HELD_OUT, higher_is_better=True) == words
+    assert favoured(low, high, FEWEST_HELD_OUT - 1) == "too few compounds"
+
+
+@pytest.mark.parametrize("rmse", [{"scalar_lpm": 0.3, "zero": 0.6}, {"scalar_lpm": 0.6, "zero": 0.3}])
+@pytest.mark.parametrize("n_compounds", [FEWEST_HELD_OUT - 1, FEWEST_HELD_OUT])
+def test_few_compounds_win_and_lose_nothing(rmse: dict[str, float], n_compounds: int) -> None:
+    noise = 0.001 * np.arange(n_compounds)
+    text = describe_evaluation(evaluation_of(scores_of(rmse), {name: value + noise for name, value in rmse.items()}))
+    enough = n_compounds == FEWEST_HELD_OUT
+    assert ("Too few compounds are held out to tell whether it beats them: 4; it takes 5." in text) == (not enough)
+    assert ("beats every baseline" in text or "NOT beat" in text) == enough
+    assert ("| too few compounds |" in text) == (not enough)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from perturbridge_dagster.figures import points_with_intervals, to_png
 from perturbridge_dagster.labels import dataset_label
 from perturbridge_dagster.representation.holdout.scores import ALL_DATASETS
-from perturbridge_dagster.representation.holdout.summary import FEWEST_CLUSTERS
+from perturbridge_dagster.representation.verdicts import FEWEST_HELD_OUT
 
 _COLOURS = {"variant": "#0072b2", "baseline": "#999999"}
 _COLUMNS = 3
@@ -90,7 +90,7 @@ def difference_figure(summary: pd.DataFrame) -> bytes:
     variants = variants[variants["difference"].notna()]
     figure, panels = _panels(variants, "RMSE less that of the best baseline (log2); below 0 is better; 95 % intervals, paired")
     for dataset, axes, rows in panels:
-        enough = rows["n_clusters"] >= FEWEST_CLUSTERS
+        enough = rows["n_clusters"] >= FEWEST_HELD_OUT
         lost = (rows["difference_low"] > 0) & enough
         colours = list(np.select([rows["beats_best_baseline"].eq(True), lost], ["#0072b2", "#d55e00"], "#999999"))
         labels = [_words(name) for name in rows["predictor"]]

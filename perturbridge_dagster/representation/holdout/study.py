@@ -29,7 +29,7 @@ from perturbridge_dagster.representation.holdout.scores import (
 )
 from perturbridge_dagster.representation.holdout.variants import VARIANTS, HoldoutSettings, Run, planned_runs
 from perturbridge_dagster.representation.structure_baselines import fitted_baselines
-from perturbridge_dagster.representation.training import best_of, train
+from perturbridge_dagster.representation.training import best_of, n_train_items, train
 from perturbridge_dagster.written import write_json, written_whole
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Study:
 
     @cached_property
     def vocabularies(self) -> Vocabularies:
-        """Symbols of all train conditions of the rule, whatever a run is trained on."""
+        """Symbols of all train conditions of the rule, whatever a run is trained on; a model of fingerprints knows more compounds."""
         return self.corpus.vocabularies(self.rule, unknown=True)
 
     @cached_property
@@ -171,9 +171,8 @@ class Study:
         place = self.folder / run.place
         source_seed = self._source_seed(run)
         datasets = None if run.dataset is None else [run.dataset]
-        train_conditions = self.corpus.conditions_of("train", self.rule, datasets)
-        n_values = int(train_conditions["n_values"].sum())
-        n_items = n_values if run.variant.architecture == "scalar_lpm" else len(train_conditions)
+        n_values = int(self.corpus.conditions_of("train", self.rule, datasets)["n_values"].sum())
+        n_items = n_train_items(self.corpus, run.variant.architecture, self.rule, datasets)
         settings = self.settings.training(run.variant, run.seed, self.rule, n_items)
         result = train(self.corpus, settings, place, self.log, start=self._start(run, source_seed), datasets=datasets)
         rows, errors = [], []

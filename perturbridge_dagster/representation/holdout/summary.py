@@ -19,13 +19,14 @@ from perturbridge_dagster.agreement.bootstrap import N_RESAMPLES, bca_interval, 
 from perturbridge_dagster.contract import HOLDOUT_COMPARISONS, HOLDOUT_SUMMARY
 from perturbridge_dagster.representation.holdout.scores import CLUSTER_WORDS, with_pooled
 from perturbridge_dagster.representation.splits import SPLIT_RULES
+from perturbridge_dagster.representation.verdicts import FEWEST_HELD_OUT, favoured
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FEWEST_CLUSTERS = 5
-"""Fewest groups held out, such as cell contexts, that are drawn as clusters; with fewer, compounds are drawn. And fewest clusters of which
-an interval counts as a win or a loss: that of two or three is far too narrow."""
+_COMPOUNDS_WITHIN = ("parents", "scaffolds")
+"""Rules whose groups are made of compounds: salts of one parent are no independent compounds, so that groups are drawn however few they
+are. Compounds cross the groups of other rules, such as cell contexts, and are drawn in their place where they are few."""
 
 
 def compare(rule: str, runs: pd.DataFrame, errors: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -60,7 +61,7 @@ def compare(rule: str, runs: pd.DataFrame, errors: pd.DataFrame) -> tuple[pd.Dat
 def _compare(rule: str, dataset: str, runs: pd.DataFrame, errors: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Summary and comparisons of one dataset."""
     groups = runs.groupby("predictor", sort=False)
-    by_cluster = errors["cluster"].nunique() >= FEWEST_CLUSTERS
+    by_cluster = rule in _COMPOUNDS_WITHIN or errors["cluster"].nunique() >= FEWEST_HELD_OUT
     clustered_by = CLUSTER_WORDS[rule] if by_cluster else CLUSTER_WORDS["molecules"]
     resampled = ResampledRmse(errors, "cluster" if by_cluster else "perturbation", ("holdout_evaluation", rule, dataset))
     of_baselines = runs[runs["kind"] == "baseline"].set_index("predictor")["test_rmse"]
@@ -110,8 +111,8 @@ def _compare(rule: str, dataset: str, runs: pd.DataFrame, errors: pd.DataFrame) 
                     }
                 )
                 if reference == best:
-                    # an interval that is not estimable shows nothing, so it is no win
-                    won = high < 0 and resampled.n_clusters >= FEWEST_CLUSTERS
+                    # too few clusters, or an interval that is not estimable, show nothing: no win
+                    won = favoured(low, high, resampled.n_clusters) == "better"
                     row |= {"difference": difference, "difference_low": low, "difference_high": high, "beats_best_baseline": won}
         summary.append(row)
     frame = pd.DataFrame(summary, columns=HOLDOUT_SUMMARY.names).astype({"beats_best_baseline": "boolean"})
@@ -217,7 +218,7 @@ def describe(rule: str, summary: pd.DataFrame, datasets: pd.DataFrame, how: str)
         f"| dataset | {' | '.join(name.replace('_', ' ') for name in predictors)} |",
         f"|---|{'---|' * len(predictors)}",
     ]
-    few = variants[variants["n_clusters"] < FEWEST_CLUSTERS].drop_duplicates("dataset")
+    few = variants[variants["n_clusters"] < FEWEST_HELD_OUT].drop_duplicates("dataset")
     lowest = summary.loc[summary.groupby("dataset")["test_rmse_mean"].idxmin()].set_index("dataset")["predictor"]
     for dataset in summary["dataset"].unique():
         shown = [cells.get((dataset, name), "") for name in predictors]
@@ -226,8 +227,9 @@ def describe(rule: str, summary: pd.DataFrame, datasets: pd.DataFrame, how: str)
     lines += [""]
     if len(few):
         named = ", ".join(f"{row['dataset']} ({row['n_clusters']})" for row in few.to_dict("records"))
-        lines += [f"Too few {few['clustered_by'].iloc[0]}s are held out for anyone to win on: {named}; it takes {FEWEST_CLUSTERS}.", ""]
-    lines += [*(_said_of(str(name), rows) for name, rows in variants.groupby("predictor", sort=False)), "", *_not_scored(datasets)]
+        lines += [f"Too few {few['clustered_by'].iloc[0]}s are held out for anyone to win on: {named}; it takes {FEWEST_HELD_OUT}.", ""]
+    judged = variants[variants["n_clusters"] >= FEWEST_HELD_OUT]
+    lines += [*(_said_of(str(name), rows) for name, rows in judged.groupby("predictor", sort=False)), "", *_not_scored(datasets)]
     return "\n".join(lines).strip() + "\n"
 
 
@@ -237,11 +239,11 @@ def _cell(row: dict[Hashable, Any]) -> str:
 
 
 def _said_of(name: str, rows: pd.DataFrame) -> str:
-    """One line: on how many datasets a variant beats the best baseline, surely or not."""
+    """One line: on how many datasets a variant beats the best baseline, surely or not; rows of those with enough held out."""
+    words = name.replace("_", " ")
     won = rows.loc[rows["beats_best_baseline"].fillna(False).astype(bool), "dataset"]
     below = rows.loc[rows["difference"] < 0, "dataset"]
-    lost = rows.loc[(rows["difference_low"] > 0) & (rows["n_clusters"] >= FEWEST_CLUSTERS), "dataset"]
-    words = name.replace("_", " ")
+    lost = rows.loc[rows["difference_low"] > 0, "dataset"]
     if len(won):
         verdict = f"beats the best baseline on {len(won)} of {len(rows)} ({', '.join(won)})"
     else:

@@ -12,14 +12,20 @@ reported as not selectable, where the published code took the score of all datas
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from perturbridge_dagster.representation.holdout.scores import selects_by_dataset
-from perturbridge_dagster.representation.settings import PUBLISHED, PUBLISHED_MULTI_OUTPUT, SMALL_MULTI_OUTPUT, TrainingSettings
+from perturbridge_dagster.representation.settings import (
+    LEAST_STEPS,
+    PUBLISHED,
+    PUBLISHED_EPOCHS,
+    PUBLISHED_MULTI_OUTPUT,
+    SMALL_MULTI_OUTPUT,
+    TrainingSettings,
+)
 
 # ---- what there is -----------------------------------------------------------------------------------------------------------
 
@@ -173,16 +179,18 @@ class HoldoutSettings:
             Train conditions, or train values for the scalar model.
         """
         runs = self.models[variant.architecture]
-        floor = self.least_target_steps if variant.data == "target" else self.least_steps
-        steps = max(runs.epochs * math.ceil(n_items / runs.training.batch_size), floor)
+        budgeted = runs.training.for_epochs(
+            runs.epochs,
+            n_items,
+            least_steps=self.least_target_steps if variant.data == "target" else self.least_steps,
+            n_decays=runs.n_decays,
+            n_validations=runs.n_validations,
+        )
         return replace(
-            runs.training,
+            budgeted,
             seed=seed,
             split=rule,
             select="dataset" if selects_by_dataset(rule) else "all",
-            steps=steps,
-            decay_every=math.ceil(steps / runs.n_decays),
-            validate_every=math.ceil(steps / runs.n_validations),
             # vocabularies are those of train, so what is held out may be unknown; the published ones list all of it
             unknown_token=True,
         )
@@ -213,6 +221,12 @@ class HoldoutSettings:
 
 PUBLISHED_SEEDS = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
 
+
+def _published_runs(training: TrainingSettings, seeds: tuple[int, ...]) -> ModelRuns:
+    epochs = PUBLISHED_EPOCHS[training.architecture]
+    return ModelRuns(training, seeds, epochs, n_decays=epochs, n_validations=epochs)
+
+
 HOLDOUT_SETTINGS = {
     "small": HoldoutSettings(
         models={"multi_output_lpm": ModelRuns(SMALL_MULTI_OUTPUT, PUBLISHED_SEEDS[:2], epochs=0, n_decays=20, n_validations=3)},
@@ -222,11 +236,12 @@ HOLDOUT_SETTINGS = {
     ),
     "published": HoldoutSettings(
         models={
-            "multi_output_lpm": ModelRuns(PUBLISHED_MULTI_OUTPUT, PUBLISHED_SEEDS, epochs=200, n_decays=200, n_validations=200),
+            "multi_output_lpm": _published_runs(PUBLISHED_MULTI_OUTPUT, PUBLISHED_SEEDS),
             # 25 epochs of four billion values; published with one seed
-            "scalar_lpm": ModelRuns(PUBLISHED, PUBLISHED_SEEDS[:1], epochs=25, n_decays=25, n_validations=25),
+            "scalar_lpm": _published_runs(PUBLISHED, PUBLISHED_SEEDS[:1]),
         },
-        least_target_steps=5_000,
+        least_steps=LEAST_STEPS,
+        least_target_steps=LEAST_STEPS,
     ),
 }
 """Size → settings. The published size trains small targets for steps enough; :meth:`HoldoutSettings.as_published` does not."""

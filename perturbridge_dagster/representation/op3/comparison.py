@@ -193,10 +193,14 @@ def summary_table(rows: pd.DataFrame, seen: Mapping[str, set[str]]) -> pd.DataFr
 
 
 def references(rows: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Name of a reference → its descriptor and mode: no descriptor, and Morgan fingerprints, learned further where that was run."""
+    """Name of a reference → its descriptor and mode.
+
+    No descriptor; Morgan fingerprints, learned further where that was run; and every baseline.
+    """
     modes = list(rows.loc[rows["descriptor"] == MORGAN, "mode"].unique())
-    found = {NONE: (NONE, NONE)}
-    return found | ({MORGAN: (MORGAN, "trainable" if "trainable" in modes else modes[0])} if modes else {})
+    morgan = {MORGAN: (MORGAN, "trainable" if "trainable" in modes else modes[0])} if modes else {}
+    baselines = rows.loc[rows["mode"] == BASELINE, "descriptor"].unique()
+    return {NONE: (NONE, NONE)} | morgan | {str(name): (str(name), BASELINE) for name in baselines}
 
 
 def _summary(rows: pd.DataFrame, subset: _Subset) -> pd.DataFrame:
@@ -219,8 +223,9 @@ def _summary(rows: pd.DataFrame, subset: _Subset) -> pd.DataFrame:
         for column, metric in enumerate(METRICS, start=len(METRICS) * place):
             sign = -1.0 if metric in ERRORS else 1.0
             of_seeds = values[metric]
-            # a baseline has one value, which each seed of the reference is compared with
-            shared = of_seeds.reindex(theirs.index) if len(of_seeds) > 1 else pd.Series(of_seeds.iloc[0], theirs.index)
+            # a baseline has one value, which each seed of the other is compared with
+            their_seeds = theirs[metric] if len(theirs) > 1 else pd.Series(theirs[metric].iloc[0], of_seeds.index)
+            shared = of_seeds.reindex(their_seeds.index) if len(of_seeds) > 1 else pd.Series(of_seeds.iloc[0], their_seeds.index)
             found.append(
                 {
                     "descriptor": predictor[0],
@@ -235,7 +240,7 @@ def _summary(rows: pd.DataFrame, subset: _Subset) -> pd.DataFrame:
                     "reference": name,
                     **_difference(predictor == reference, intervals[column]),
                     "win_rate": np.nan if predictor == reference else float((sign * differences[:, column] > 0).mean()),
-                    "seed_win_rate": np.nan if predictor == reference else float((sign * (shared - theirs[metric]) > 0).mean()),
+                    "seed_win_rate": np.nan if predictor == reference else float((sign * (shared - their_seeds) > 0).mean()),
                 }
             )
     return pd.DataFrame(found)

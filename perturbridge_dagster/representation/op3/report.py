@@ -16,6 +16,7 @@ from perturbridge_dagster.representation.op3.comparison import BASELINE, predict
 from perturbridge_dagster.representation.op3.descriptors import MORGAN, NONE
 from perturbridge_dagster.representation.op3.members import MEMBERS
 from perturbridge_dagster.representation.op3.metrics import ERRORS
+from perturbridge_dagster.representation.verdicts import favoured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,20 +28,28 @@ HEADLINES = {"mrrmse": "MRRMSE", "spearman": "Spearman correlation", "cosine": "
 
 _DIGITS = 4
 _FEW_COMPOUNDS = 10
-_COLOURS = {"better": "#0072b2", "worse": "#d55e00", "not told apart": "#666666"}
+_COLOURS = {"better": "#0072b2", "worse": "#d55e00"}
+_NEITHER_COLOUR = "#666666"
+
+_VERBS = {
+    "worse": "does NOT beat",
+    "not told apart": "does NOT demonstrably beat",
+    "no interval": "does NOT demonstrably beat",
+    "too few compounds": "has too few held-out compounds to be told apart from",
+    "better": "beats",
+}
+"""Verdict → what a predictor does to its reference, in the order to say it."""
 
 
-def verdict_of(row: Mapping[str, Any]) -> str:
-    """Which of a predictor and its reference the interval of a difference favours.
+def verdict_of(row: Mapping[Any, Any]) -> str:
+    """Which of a predictor and its reference the interval of a difference favours; see :func:`favoured`.
 
     Parameters
     ----------
     row
         Of the contract's table op3_summary.
     """
-    if pd.isna(row["low"]) or row["low"] <= 0 <= row["high"]:
-        return "not told apart"
-    return "better" if (row["high"] < 0) == (row["metric"] in ERRORS) else "worse"
+    return favoured(row["low"], row["high"], row["n_compounds"], higher_is_better=row["metric"] not in ERRORS)
 
 
 def how_epochs(settings: EnsembleSettings) -> str:
@@ -141,14 +150,24 @@ def _descriptor_lines(summary: pd.DataFrame) -> list[str]:
             lines.append(f"- **{words}**, descriptors: {'; '.join(said)}.")
     for row in _all_compounds(summary, "mrrmse", MORGAN):
         if not _is_plain(row, (NONE, MORGAN)):
-            verdict = {"better": "beats", "worse": "does NOT beat", "not told apart": "does NOT demonstrably beat"}[verdict_of(row)]
-            lines.append(f"- {_named(row)} {verdict} Morgan fingerprints in MRRMSE: {_interval(row)}.")
-    mrrmse = _all_compounds(summary, "mrrmse", NONE)
-    baselines = {_named(row): row["mean"] for row in mrrmse if row["mode"] == BASELINE}
-    for row in mrrmse:
-        if row["mode"] != BASELINE and (stronger := [name for name, mean in baselines.items() if mean <= row["mean"]]):
-            lines.append(f"- {_named(row)} does NOT beat {listed(stronger)} in MRRMSE.")
-    return lines
+            lines.append(f"- {_named(row)} {_VERBS[verdict_of(row)]} Morgan fingerprints in MRRMSE: {_interval(row)}.")
+    return [*lines, *_baseline_lines(summary)]
+
+
+def _baseline_lines(summary: pd.DataFrame) -> list[str]:
+    """A line a network: which baselines it beats, and which it does not, by the intervals of the differences."""
+    baselines = [str(name) for name in summary.loc[summary["mode"] == BASELINE, "descriptor"].unique()]
+    said: dict[str, dict[str, list[str]]] = {}
+    for baseline in baselines:
+        for row in _all_compounds(summary, "mrrmse", baseline):
+            if row["mode"] != BASELINE:
+                of_network = said.setdefault(_named(row), {})
+                of_network.setdefault(_VERBS[verdict_of(row)], []).append(f"{baseline} ({_interval(row)})")
+    in_order = list(dict.fromkeys(_VERBS.values()))
+    return [
+        f"- In MRRMSE, {name} {'; '.join(f'{verb} {listed(found[verb])}' for verb in in_order if verb in found)}."
+        for name, found in said.items()
+    ]
 
 
 def _is_plain(row: Mapping[str, Any], descriptors: Sequence[str]) -> bool:
@@ -157,8 +176,8 @@ def _is_plain(row: Mapping[str, Any], descriptors: Sequence[str]) -> bool:
 
 def _said(row: Mapping[str, Any], reference: str) -> str:
     verdict = verdict_of(row)
-    words = "not told apart from" if verdict == "not told apart" else f"{verdict} than"
-    return f"{words} {reference} ({_interval(row)})"
+    words = f"{verdict} than" if verdict in ("better", "worse") else "not told apart from"
+    return f"{words} {reference} ({'too few compounds, ' if verdict == 'too few compounds' else ''}{_interval(row)})"
 
 
 def _seen_lines(summary: pd.DataFrame, compounds: pd.DataFrame) -> list[str]:
@@ -174,6 +193,7 @@ def _seen_lines(summary: pd.DataFrame, compounds: pd.DataFrame) -> list[str]:
             parts.append(
                 f"{predictor_name(row['descriptor'], row['mode'])} on the {row['n_compounds']:,} {row['compounds']}: "
                 f"{with_interval(row['difference'], row['low'], row['high'], _DIGITS)}"
+                f"{', too few to tell' if verdict_of(row) == 'too few compounds' else ''}"
             )
         lines.append(
             f"- The corpus {corpus} has seen {by_id:,} of the {len(rows):,} held-out compounds by PubChem id and {by_parent:,} by parent "
@@ -214,4 +234,6 @@ def _differences(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     """Draw differences from top to bottom."""
     axes.axvline(0, color="#999999", lw=1)
     values, low, high = ([row[name] for row in rows] for name in ("difference", "low", "high"))
-    points_with_intervals(axes, [_named(row) for row in rows], values, low, high, [_COLOURS[verdict_of(row)] for row in rows])
+    points_with_intervals(
+        axes, [_named(row) for row in rows], values, low, high, [_COLOURS.get(verdict_of(row), _NEITHER_COLOUR) for row in rows]
+    )

@@ -233,7 +233,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(sampled: Callable[[int],
 # ---- in words ----------------------------------------------------------------------------------------------------------------
 
 
-def described(gains: Mapping[tuple[str, str], float], **options: Any) -> str:
+def described(gains: Mapping[tuple[str, str], float], *, n_seen: int = 5, **options: Any) -> str:
     rows = drawn_rows(gains)
     names = pd.Index([f"c{number}" for number in range(20)] + ["t0", "t1"])
     table = pd.DataFrame(
@@ -247,7 +247,7 @@ def described(gains: Mapping[tuple[str, str], float], **options: Any) -> str:
             "seen_parent": [True] * 5 + [False] * 17,
         }
     )
-    seen = {"all": {f"c{number}" for number in range(5)}}
+    seen = {"all": {f"c{number}" for number in range(n_seen)}}
     settings = SETTINGS[options.pop("size", "small")]
     said = {
         "how_epochs": report.how_epochs(settings),
@@ -265,6 +265,11 @@ def test_the_verdict_says_who_beats_whom():
     assert "The corpus all has seen 3 of the 20 held-out compounds by PubChem id and 5 by parent structure" in text
     assert "on the 5 seen" in text
     assert "on the 15 unseen" in text
+    assert "too few" not in text
+    [line] = [line for line in described(ROWS, n_seen=2).splitlines() if line.startswith("- The corpus all")]
+    on_seen, on_unseen = line.split("; ")
+    assert on_seen.endswith("], too few to tell")
+    assert on_unseen.endswith("].")
     assert "simulated" not in text
     assert "Members are a few small ones" in text
     assert "tuned on data that had the held-out compounds in it" in described(ROWS, size="published")
@@ -276,9 +281,41 @@ def test_the_verdict_does_not_spare_what_does_not_win():
         {**ROWS, ("scalar_lpm_all", "trainable"): 0.0, ("ridge_morgan", "baseline"): 0.3}, simulated=True, left_out={"x": "why"}
     )
     assert "scalar_lpm_all (trainable) does NOT beat Morgan fingerprints in MRRMSE" in text
-    assert "morgan (trainable) does NOT beat ridge_morgan in MRRMSE" in text
+    assert "In MRRMSE, morgan (trainable) does NOT beat ridge_morgan (0.2" in text
     assert "The data are simulated" in text
     assert "Left out: x: why." in text
+
+
+def test_a_network_beats_a_baseline_by_the_interval_not_by_the_mean():
+    gains = {("none", "none"): 0.0, ("gene_mean", "baseline"): -0.007, ("cell_type_mean", "baseline"): 0.0, ("zero", "baseline"): -0.3}
+    summary = comparison.summary_table(drawn_rows({**gains, ("ridge_morgan", "baseline"): 0.2}), {})
+    to_arrow(summary, OP3_SUMMARY)
+    lower = headline(summary, ("none", "none"), "mrrmse", "gene_mean")
+    higher = headline(summary, ("none", "none"), "mrrmse", "cell_type_mean")
+    assert lower["low"] < 0 < lower["high"]
+    assert higher["low"] < 0 < higher["high"]
+    assert lower["difference"] * higher["difference"] < 0, "one mean is below, one above"
+    [line] = report._baseline_lines(summary)
+    worse, neither, better = line.removeprefix("- In MRRMSE, none ").split("; ")
+    assert worse.startswith("does NOT beat ridge_morgan (0.")
+    assert neither.startswith("does NOT demonstrably beat gene_mean (")
+    assert " and cell_type_mean (" in neither
+    assert better.startswith("beats zero (−0.29")
+
+
+def test_each_seed_is_compared_with_the_one_value_of_a_baseline():
+    summary = comparison.summary_table(drawn_rows(ROWS), {})
+    assert headline(summary, (MORGAN, "trainable"), "mrrmse", "zero")["seed_win_rate"] == 1.0
+    assert headline(summary, ("zero", "baseline"), "mrrmse", MORGAN)["seed_win_rate"] == 0.0
+    assert headline(summary, ("zero", "baseline"), "mrrmse", "zero")["interval"] is None
+
+
+def test_few_held_out_compounds_win_nothing():
+    summary = comparison.summary_table(drawn_rows(ROWS, n_compounds=4), {})
+    assert report.verdict_of(headline(summary, ("zero", "baseline"), "mrrmse")) == "too few compounds"
+    assert all(" beats " not in line and "NOT" not in line for line in report._baseline_lines(summary))
+    assert all("better than" not in line and "worse than" not in line for line in report._descriptor_lines(summary))
+    assert report.difference_figure(summary).startswith(b"\x89PNG")
 
 
 def test_the_picture_is_a_png_even_where_nothing_is_compared():
@@ -290,4 +327,5 @@ def test_the_picture_is_a_png_even_where_nothing_is_compared():
 def test_a_descriptor_alone_has_morgan_as_no_reference():
     assert comparison.references(drawn_rows({("none", "none"): 0.0})) == {"none": ("none", "none")}
     assert comparison.references(drawn_rows({("none", "none"): 0.0, (MORGAN, "fixed"): 0.0}))["morgan"] == (MORGAN, "fixed")
+    assert comparison.references(drawn_rows({("none", "none"): 0.0, ("zero", "baseline"): 0.0}))["zero"] == ("zero", "baseline")
     assert isinstance(no_descriptors(pd.Index(["a"])), Descriptors)
