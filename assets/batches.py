@@ -128,17 +128,17 @@ class _Recorder:
     """Stands in for the compute resource in the run that records a partition: hands out what its batch came to.
 
     A request that failed in the batch is not tried again, and an output is not read again to compare it. A request that the batch
-    did not have, since inputs changed meanwhile, goes to the compute resource itself.
+    did not have, since its output was there already or inputs changed meanwhile, goes to the compute resource itself.
     """
 
     compute: Compute
     outcomes: dict[str, Outcome]
 
     def ensure(self, context: dg.AssetExecutionContext, task: str, requests: Sequence[Request]) -> list[Outcome]:
-        """Outcomes of the batch, in the order of the requests."""
-        if all(request.digest in self.outcomes for request in requests):
-            return [self.outcomes[request.digest] for request in requests]
-        return self.compute.ensure(context, task, requests)
+        """Outcomes of the batch and, where it did not have a request, of the compute resource; in the order of the requests."""
+        others = [request for request in requests if request.digest not in self.outcomes]
+        found = {outcome.request.digest: outcome for outcome in self.compute.ensure(context, task, others)} if others else {}
+        return [(self.outcomes | found)[request.digest] for request in requests]
 
 
 def compute_together(context: dg.OpExecutionContext, compute: Compute, stage: str, requests: Sequence[Request]) -> dict[str, Outcome]:

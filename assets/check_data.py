@@ -11,22 +11,23 @@ import argparse
 import sys
 
 from assets.checks import evaluations, print_evaluations
-from assets.materialize import dagster_instance, materialize_graph, prepare_home, use_sample
+from assets.materialize import dagster_instance, materialize_graph, prepare_home, print_broken_screens, use_sample
 from perturbridge_dagster.errors import PerturbridgeError
 from perturbridge_dagster.home import default_home
 from resources.store import Store
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run from the command line; 1 when a blocking check failed, did not run, or has nothing to judge."""
+    """Run from the command line; 1 when a blocking check failed, did not run, or has nothing to judge, or an own screen was left out."""
     parser = argparse.ArgumentParser(prog="python -m assets.check_data", description="Every check evaluation, and an exit status to trust.")
     parser.add_argument("--failed", action="store_true", help="print only what has not passed")
     options = parser.parse_args(arguments)
     home = default_home()
     prepare_home(home)
     store = Store(home=str(home))
+    is_any_left_out = print_broken_screens(store)
     try:
-        if not store.source_folders():
+        if not is_any_left_out and not store.source_folders():
             print("Nothing is configured: judging the sample compendium.", flush=True)
             use_sample(home)
             with dagster_instance(home) as instance:
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     passed = sum(row.verdict == "passed" for row in rows)
     warned = len(rows) - passed - len(stopping)
     print(f"{len(rows)} evaluations: {passed} passed, {warned} warn, {len(stopping)} blocking ones have not passed.")
-    return int(bool(stopping))
+    return int(is_any_left_out or bool(stopping))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ consumer, in any run, refuses an output whose blocking checks have not all passe
 ``perturbridge_dagster/quality`` on the partition's outputs, showing failing rows, recording acceptance. Does not belong here: rules.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +50,7 @@ def stage_checks(asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
         if not outputs:
             raise dg.Failure(f"{stage.name} {' '.join(key)} is not there yet; materialize it first.", allow_retries=False)
         selected = {key.name for key in context.selected_asset_check_keys}
-        found = [(output, judge(output)) for output in outputs]
-        for output, findings in found:
-            store.record_checks(output, {name: _record(findings[name]) for name in selected})
+        found = judge_and_record(store, outputs, selected)
         for check in stage.checks:
             if check.name in selected:
                 yield _result(asset.key, check.name, check.blocking, [(output, findings[check.name]) for output, findings in found])
@@ -72,6 +70,28 @@ def judge(output: Output) -> "dict[str, list[Finding]]":
     found = CHECKS[output.stage](output.folder)
     for name, findings in found.items():
         _write_quarantine(output, name, findings)
+    return found
+
+
+def judge_and_record(store: Store, outputs: Sequence[Output], checks: Collection[str]) -> "list[tuple[Output, dict[str, list[Finding]]]]":
+    """Judge outputs, and write beside each what some checks found on it.
+
+    Parameters
+    ----------
+    store
+        Keeps the records.
+    outputs
+        Outputs of one stage.
+    checks
+        Names of the checks that are recorded.
+
+    Returns
+    -------
+    Each output with its findings, as :func:`judge` gives them.
+    """
+    found = [(output, judge(output)) for output in outputs]
+    for output, findings in found:
+        store.record_checks(output, {name: _record(findings[name]) for name in checks})
     return found
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from assets.checks import judge_and_record
 from assets.partitions import key_of
 from assets.planning import Planner
 from assets.presentation import stamp_metadata
 from perturbridge_dagster.errors import PerturbridgeError
+from perturbridge_dagster.stages import STAGES
 from resources.compute import Compute
 from resources.slurm.ledger import failure_of_job
 from resources.store import Output, Store
@@ -37,7 +39,7 @@ def make(context: dg.AssetExecutionContext, store: Store, compute: Compute, conf
     Raises
     ------
     dagster.Failure
-        If an input is missing or unaccepted, or a part failed; the parts that did not fail are published.
+        If an input is missing or unaccepted, or a part failed; the parts that did not fail are published and judged.
     """
     stage = context.asset_key.path[-1]
     planner, key = Planner(store, allow_unaccepted=config.allow_unaccepted), key_of(stage, context)
@@ -53,6 +55,8 @@ def make(context: dg.AssetExecutionContext, store: Store, compute: Compute, conf
         except PerturbridgeError as error:
             errors.append(str(error))
     if errors:
+        # no check runs after a step that failed, and what is downstream leaves the failed parts out but must find the others accepted
+        judge_and_record(store, outputs, [check.name for check in STAGES[stage].checks])
         failed = [outcome.request.digest for outcome in outcomes if outcome.status == "failed"]
         raise dg.Failure("\n".join(errors), metadata=failure_of_job(store.root, failed), allow_retries=False)
     return outputs

@@ -28,6 +28,7 @@ from assets.sensors import OVERVIEW_JOB
 from perturbridge_dagster.definitions import build_definitions
 from perturbridge_dagster.errors import PerturbridgeError
 from perturbridge_dagster.home import default_home
+from perturbridge_dagster.registry.own_screens import own_screens
 from perturbridge_dagster.sample import BENCHMARKS, DATASETS, DEFAULT_SEED, write_sample
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import written_whole
@@ -76,7 +77,8 @@ def prepare_home(home: Path) -> None:
 def use_sample(home: Path, seed: int = DEFAULT_SEED) -> bool:
     """Write the sample compendium and point its datasets and benchmarks to it, unless native files of any dataset are configured.
 
-    A home that already points to some datasets of the sample keeps to these, without the benchmarks, which need them all.
+    An own screen is configured by its description, also where that is broken. A home that already points to some datasets of the sample
+    keeps to these, without the benchmarks, which need them all.
 
     Simulated and real data are never mixed.
 
@@ -86,17 +88,17 @@ def use_sample(home: Path, seed: int = DEFAULT_SEED) -> bool:
     """
     store = Store(home=str(home))
     configured, benchmark = store.source_folders(), store.op3_benchmark_folder()
-    if any(not folder.is_relative_to(home / "sample") for folder in (*configured.values(), *filter(None, [benchmark]))):
+    if own_screens() or any(not folder.is_relative_to(home / "sample") for folder in (*configured.values(), *filter(None, [benchmark]))):
         return False
     datasets = list(configured) or list(DATASETS)
     is_whole = set(datasets) == set(DATASETS)
     if not configured or (is_whole and benchmark is None):
-        settings = tomlkit.parse((home / SETTINGS).read_text())
+        settings = tomlkit.parse((home / SETTINGS).read_text(encoding="utf-8-sig"))
         settings.setdefault("sources", tomlkit.table()).update({dataset: f"sample/{dataset}" for dataset in datasets})
         for name in BENCHMARKS:
             settings.setdefault(name, tomlkit.table()).update({"folder": f"sample/{name}"})
         with written_whole(home / SETTINGS) as aside:
-            aside.write_text(tomlkit.dumps(settings))
+            aside.write_text(tomlkit.dumps(settings), encoding="utf-8")
     write_sample(home / "sample", seed=seed, datasets=[*datasets, *(BENCHMARKS if is_whole else ())])
     return True
 
@@ -197,6 +199,14 @@ def _run(definitions: dg.Definitions, instance: dg.DagsterInstance, job: str, co
     return run.success
 
 
+def print_broken_screens(store: Store) -> bool:
+    """Say what is wrong with own screens whose description is broken; whether there are any."""
+    broken = store.broken_screens()
+    for words in broken:
+        print(words, file=sys.stderr, flush=True)
+    return bool(broken)
+
+
 def _print_summary(home: Path, summary: Summary, checks: list[Evaluation], seconds: float) -> None:
     print(
         f"\n{len(summary.materialized)} materialized, {len(summary.current)} were current, {len(summary.failed)} failed, "
@@ -214,7 +224,7 @@ def _print_summary(home: Path, summary: Summary, checks: list[Evaluation], secon
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run from the command line; 0 when nothing failed and no blocking check did."""
+    """Run from the command line; 0 when nothing failed, no blocking check did, and no own screen was left out."""
     parser = argparse.ArgumentParser(prog="python -m assets.materialize", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sample", action="store_true", help="use the built-in sample compendium, unless native files are configured")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="seed of the sample compendium")
@@ -227,6 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
         with dagster_instance(home):  # makes its database, which two servers starting together could not
             return 0
     started = time.monotonic()
+    is_any_left_out = print_broken_screens(Store(home=str(home)))
     try:
         if options.sample:
             sampled = use_sample(home, options.seed)
@@ -245,7 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("Interrupted. What is finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
     _print_summary(home, summary, checks, time.monotonic() - started)
-    return int(bool(summary.failed) or any(check.stops for check in checks))
+    return int(is_any_left_out or bool(summary.failed) or any(check.stops for check in checks))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets.planning import COMPENDIUM, EFFECTS_STAGES
+from assets.planning import COMPENDIUM, EFFECTS_STAGES, Planner
 from perturbridge_dagster.contract.representation import FURTHER_SPLITS
 from perturbridge_dagster.registry import dataset_pairs, pair_key
 from perturbridge_dagster.stages import MODELS
@@ -72,10 +72,14 @@ def _dimension_order(definition: dg.MultiPartitionsDefinition) -> tuple[str, ...
 
 
 def register_datasets(instance: dg.DagsterInstance, store: Store) -> None:
-    """Make partitions of the configured datasets, their pairs and their corpora."""
+    """Make partitions of the configured datasets, their pairs and their corpora, and of the cell contexts of those that are harmonized.
+
+    Cell contexts are also added when a dataset is harmonized; but an instance may be younger than the outputs of its home.
+    """
     from perturbridge_dagster.representation.corpora import corpus_names
 
     datasets = list(store.source_folders())
     instance.add_dynamic_partitions("dataset", datasets)
     instance.add_dynamic_partitions("dataset_pair", [pair_key(left, right) for left, right in dataset_pairs(datasets)])
     instance.add_dynamic_partitions("corpus", corpus_names(datasets))
+    instance.add_dynamic_partitions("cell_context", sorted({context for _, context in Planner(store).keys("condition_effects")}))

@@ -1,4 +1,4 @@
-"""The sensor: asks for exactly the real partitions that are missing or stale, stage by stage, in batches.
+"""The sensor: asks for exactly the real partitions that are missing, stale or not judged, stage by stage, in batches.
 
 Dataset × cell context is a cross product of which few combinations exist, so automation conditions would ask for impossible
 partitions. The sensor looks at what is accepted instead, through the same plans the assets run.
@@ -6,6 +6,7 @@ partitions. The sensor looks at what is accepted instead, through the same plans
 
 import hashlib
 import json
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ import dagster as dg
 from assets.batches import BATCH, JOBS, BatchInputs, in_batches, materialize_batch, partition_name
 from assets.partitions import register_datasets
 from assets.planning import Planner
-from perturbridge_dagster.stages import STAGES
+from perturbridge_dagster.stages import STAGES, SUITE_VERSION
 from resources.slurm.settings import batch_seconds
 from resources.store import Key, Store
 
@@ -27,16 +28,26 @@ _OVERVIEW = dg.define_asset_job(
     description="Coverage, resource report and catalog, as of now.",
 )
 
+_TO_BE_JUDGED_WITHIN = 600.0
+"""Time within which the run that published an output judges it; one that has not has ended. Unit: seconds."""
+
 ALL_JOBS: tuple[Any, ...] = (materialize_batch, *JOBS.values(), _OVERVIEW)
 
 
 def stale_partitions(planner: Planner) -> Iterator[tuple[str, Key, str]]:
-    """Partitions that could be computed now: stage, key, and the digests of what would be made."""
+    """Partitions that could be computed or judged now: stage, key, and what would be made: the digests, and the rules if only to be judged.
+
+    A partition of which a part failed and another was not judged is among them, once: what is downstream leaves out the one and waits
+    for the other.
+    """
+    long_ago = time.time() - _TO_BE_JUDGED_WITHIN
     for stage in STAGES:
         for key in planner.keys(stage):
             state, _ = planner.state(stage, key)
-            if state in ("missing", "stale"):
-                yield stage, key, "+".join(part.request.digest[:16] for part in planner.plan(stage, key))
+            unjudged = any(output.published_at() < long_ago for output in planner.unjudged(stage, key))
+            if state in ("missing", "stale") or unjudged:
+                digests = "+".join(part.request.digest[:16] for part in planner.plan(stage, key))
+                yield stage, key, f"{digests} judged by {SUITE_VERSION}" if unjudged else digests
 
 
 def run_requests(planner: Planner, most_seconds: float, asked: Collection[str] = ()) -> tuple[list[dg.RunRequest], list[str]]:
@@ -49,7 +60,9 @@ def run_requests(planner: Planner, most_seconds: float, asked: Collection[str] =
     most_seconds
         Time that a batch may ask for. Unit: seconds.
     asked
-        What was asked for before, and is stale still: running, cancelled, or failed without a word.
+        What was asked for before, and is stale still: running, cancelled, or failed without a word. This alone keeps a partition from being
+        asked for twice; the runs have no run key, since Dagster never starts a second run of one, also where the first is long over and its
+        output was removed, or what it was made from has changed and changed back.
 
     Returns
     -------
@@ -65,11 +78,8 @@ def run_requests(planner: Planner, most_seconds: float, asked: Collection[str] =
     requests = []
     for stage, names in new.items():
         for keys in in_batches(planner, stage, names, most_seconds):
-            digest = hashlib.sha256(" ".join(sorted(names[key] for key in keys)).encode()).hexdigest()[:16]
-            first, more = partition_name(stage, keys[0]), f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             requests.append(
                 dg.RunRequest(
-                    run_key=f"{stage} {first}{more} {digest}",
                     run_config=dg.RunConfig(ops={BATCH: BatchInputs(stage=stage, partitions=[partition_name(stage, key) for key in keys])}),
                     tags={"perturbridge/stage": stage},
                 )
@@ -85,12 +95,12 @@ def run_requests(planner: Planner, most_seconds: float, asked: Collection[str] =
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def stale_strata(context: dg.SensorEvaluationContext, store: Store) -> dg.SensorResult:
-    """Request every real partition whose inputs are accepted and whose output is missing or stale."""
+    """Request every real partition whose inputs are accepted and whose output is missing, stale or not judged."""
     register_datasets(context.instance, store)
     asked = json.loads(context.cursor) if context.cursor else []
     requests, stale = run_requests(Planner(store), batch_seconds(store.root), asked)
     nothing = (
-        "Every partition that could be computed is current. The coverage asset tells what waits, and for what."
+        "No partition that could be computed is missing, stale or unjudged. The coverage asset tells what failed or waits, and for what."
         if not stale
         else f"{len(stale)} partitions are not current and have been asked for; those whose runs were cancelled wait for a person."
     )

@@ -17,7 +17,7 @@ import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError  # exported nowhere else, and not a DagsterError
 
 from perturbridge_dagster.errors import InputError
-from perturbridge_dagster.payloads.handover import forget_requests, payload_environment, write_requests
+from perturbridge_dagster.payloads.handover import died_of, forget_requests, payload_environment, write_requests
 from perturbridge_dagster.payloads.requests import Outcome, Request, execute, failure_of, record_failure, verified
 from perturbridge_dagster.stages import STAGES
 from resources.progress import shown
@@ -60,7 +60,7 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
         ValueError
             If a request asks for another task.
         dagster.Failure
-            If SLURM jobs cannot be had, or end for reasons that are no request's fault, or the settings of SLURM are wrong.
+            If a payload ends for reasons that are no request's fault, SLURM jobs cannot be had, or the settings of SLURM are wrong.
         """
         wrong = {request.task for request in requests} - {task}
         if wrong:
@@ -103,7 +103,13 @@ class Compute(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resourc
 
 
 def _run_locally(context: dg.OpExecutionContext, home: Path, requests: Sequence[Request]) -> None:
-    """Run requests in one subprocess."""
+    """Run requests in one subprocess.
+
+    Raises
+    ------
+    dagster.Failure
+        If it ended while it was making none of them, and some have no outcome.
+    """
     file = write_requests(home, context.run_id, requests)
     try:
         with shown(context, file):
@@ -114,11 +120,16 @@ def _run_locally(context: dg.OpExecutionContext, home: Path, requests: Sequence[
             )
     except DagsterPipesExecutionError as error:
         context.log.error(f"payload ended early: {error}")
-        # requests run in order, so the first one without an outcome is the one it died of; the others were not begun. Without a
-        # record the sensor would ask for it again and again
-        for request in requests:
-            if verified(request) is None and failure_of(request) is None:
+        left = [request for request in requests if verified(request) is None and failure_of(request) is None]
+        culprit = died_of(file)  # the others were not begun
+        for request in left:
+            if request.digest == culprit:
                 record_failure(request, f"the payload died of this ({error}); the log of run {context.run_id} says more")
-                break
+        if left and culprit is None:  # what Python could not import, say: no request failed, and none is to be left out for it
+            raise dg.Failure(
+                f"The payload ended before it began to make anything, or between two requests ({error}). {len(left)} of {len(requests)} "
+                f"requests have no outcome; the log of run {context.run_id} says more. Rematerialize once the cause is mended.",
+                allow_retries=False,
+            ) from error
     finally:
         forget_requests(file)

@@ -33,6 +33,9 @@ SETTINGS = "settings.toml"
 DOWNLOAD = "download"
 """Stands in ``[sources]`` of the settings in place of a folder: the native files are fetched."""
 
+TABLES = ("sources", "published", "op3_benchmark", "agreement", "representation", "compute", "slurm", "needs")
+"""Tables of the settings that something reads; the last three in ``slurm/settings.py``."""
+
 Key = tuple[str, ...]
 
 log = logging.getLogger("perturbridge")
@@ -44,13 +47,22 @@ def read_settings(root: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        If it is not valid TOML.
+        If it is not valid TOML in UTF-8, or has a table that nothing reads.
     """
     file = root / SETTINGS
     try:
-        return tomllib.loads(file.read_text()) if file.is_file() else {}
+        # editors of Windows put a mark before the text
+        settings = tomllib.loads(file.read_text(encoding="utf-8-sig")) if file.is_file() else {}
+    except UnicodeDecodeError as error:
+        raise InputError(f"not text in UTF-8: {error}", file=file, advice="Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"not valid TOML: {error}", file=file) from error
+    # a misspelt table would be as good as none: nothing configured, or every option at its default
+    if unknown := [name for name in settings if name not in TABLES]:
+        raise InputError(
+            "there is no such table", file=file, column=unknown[0], expected=f"one of {', '.join(f'[{name}]' for name in TABLES)}"
+        )
+    return settings
 
 
 @dataclass(frozen=True)
@@ -96,31 +108,49 @@ class Output:
         """Whether a check's record is about this output and by the present rules."""
         return bool(record["digest"] == self.digest and record["suite_version"] == SUITE_VERSION)
 
+    def verdicts(self) -> dict[str, str]:
+        """Blocking check → ``passed`` or ``failed`` by the present rules, else ``passed by earlier rules`` or ``not run``."""
+        records = self.acceptance()
+        return {check: self._verdict(records.get(check)) for check in STAGES[self.stage].blocking_checks}
+
+    def _verdict(self, record: Mapping[str, Any] | None) -> str:
+        if record is None or record["digest"] != self.digest:
+            return "not run"
+        if self.judged_now(record):
+            return "passed" if record["passed"] else "failed"
+        return "passed by earlier rules" if record["passed"] else "not run"
+
     def unaccepted_checks(self) -> list[str]:
         """Blocking checks that this output has not passed."""
-        records = self.acceptance()
-        return [
-            check
-            for check in STAGES[self.stage].blocking_checks
-            if not (records.get(check, {}).get("passed") and self.judged_now(records[check]))
-        ]
+        return [check for check, verdict in self.verdicts().items() if verdict != "passed"]
+
+    def is_judged(self) -> bool:
+        """Whether every blocking check has judged this output by the present rules, however it went."""
+        return set(self.verdicts().values()) <= {"passed", "failed"}
+
+    def published_at(self) -> float:
+        """When it was made current, in seconds since 1970."""
+        return (self.folder.parent / CURRENT).stat().st_mtime
 
 
-def _own_screens() -> dict[str, Path]:
-    """Folder of the files of each of the user's own screens."""
-    from perturbridge_dagster.registry import dataset as registered
-    from perturbridge_dagster.registry.own_screens import own_screens
+def _own_screens() -> tuple[dict[str, Path], list[str]]:
+    """Folder of the files of each of the user's own screens, and what is wrong with those whose description is broken."""
+    from perturbridge_dagster.registry.own_screens import own_screen, own_screens
 
-    folders = {}
+    folders, broken = {}, []
     for id_ in own_screens():
         try:
-            screen = registered(id_).screen
+            entry = own_screen(id_)
         except InputError as error:
-            log.warning("%s is left out: %s", id_, error)
+            broken.append(f"own screen {id_} is left out: {error}")
         else:
-            if screen:
-                folders[id_] = screen.folder
-    return folders
+            if entry and entry.screen:  # else it was removed meanwhile
+                folders[id_] = entry.screen.folder
+    return folders, broken
+
+
+_told: set[str] = set()
+"""What this process has said of broken descriptions, which are met again at every look at the datasets."""
 
 
 class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource yields itself
@@ -139,7 +169,7 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
         """Dataset id → folder of its native files, in the order of the registry.
 
         These are the datasets in ``[sources]`` of ``settings.toml``, and the user's own screens in ``screens/``. A screen whose description
-        is wrong is left out, with a warning in the log, so that the other datasets go on.
+        is wrong is left out, with a warning in the log, so that the other datasets go on; :meth:`broken_screens` tells of it.
 
         Raises
         ------
@@ -150,7 +180,18 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
             dataset: native_folder(self.root, dataset) if folder == DOWNLOAD else self.root / Path(folder).expanduser()
             for dataset, folder in self._sources().items()
         }
-        return folders | _own_screens()
+        screens, broken = _own_screens()
+        for words in broken:
+            if words not in _told:
+                log.warning("%s", words)
+                _told.add(words)
+        return folders | screens
+
+    def broken_screens(self) -> list[str]:
+        """What is wrong with own screens whose description is broken, which whoever asks is to say: the log then does not."""
+        _, broken = _own_screens()
+        _told.update(broken)
+        return broken
 
     def is_downloaded(self, dataset: str) -> bool:
         """Whether a dataset's native files are fetched, as settings.toml says by the word download in place of a folder."""
@@ -355,11 +396,10 @@ class Store(dg.ConfigurableResource):  # type: ignore[type-arg]  # the resource 
         UnacceptedInputError
             If a blocking check has failed or has not run, and that is not allowed.
         """
-        lacking = output.unaccepted_checks()
+        lacking = {check: verdict for check, verdict in output.verdicts().items() if verdict != "passed"}
         if not lacking:
             return None
-        records = output.acceptance()
-        words = ", ".join(f"{check} ({'failed' if check in records else 'not run'})" for check in lacking)
+        words = ", ".join(f"{check} ({verdict})" for check, verdict in lacking.items())
         if allow_unaccepted:
             return f"{output.name}: {words}"
         raise UnacceptedInputError(

@@ -107,12 +107,17 @@ class CompendiumAgreement(_Agreement):
         return [COMPENDIUM] if self.planner.keys("matched_conditions") else []
 
     def upstream(self, key: Key) -> list[tuple[str, Key]]:
-        return [(stage, of) for stage in COMPENDIUM_INPUTS.values() for of in self.planner.keys(stage)]
+        # effects of every cell context, also of those that no pair shares
+        effects = [(EFFECTS_STAGES["grouped"], (dataset, context)) for dataset, names in self._contexts().items() for context in names]
+        return [*effects, *((stage, of) for stage in COMPENDIUM_INPUTS.values() for of in self.planner.keys(stage))]
+
+    def _contexts(self) -> dict[str, list[str]]:
+        return {dataset: self.planner.cell_contexts(dataset) for dataset in compendium_datasets(self.store.source_folders())}
 
     def parts(self, key: Key) -> list[Part]:
-        datasets = compendium_datasets(self.store.source_folders())
+        contexts = self._contexts()
         draft = Draft(self)
-        left_out = draft.add_effects("grouped", {dataset: self.planner.cell_contexts(dataset) for dataset in datasets})
+        left_out = draft.add_effects("grouped", contexts)
         for kind, stage in COMPENDIUM_INPUTS.items():
             for of in self.planner.keys(stage):
                 output = draft.accepted(stage, of)
@@ -120,4 +125,4 @@ class CompendiumAgreement(_Agreement):
                     raise WaitingError(f"{output.name} was made from other effects than the current ones; materialize it first.")
                 draft.add(f"{kind}:{of[0]}", output)
         # which datasets are configured decides the genes that all have, and which matches L1000 alone supports
-        return [draft.part(key, {"datasets": datasets, **self.chosen(), "left_out": left_out})]
+        return [draft.part(key, {"datasets": list(contexts), **self.chosen(), "left_out": left_out})]

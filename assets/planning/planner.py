@@ -107,7 +107,8 @@ class Planner:
         -------
         ``current``; ``missing`` (could be computed now); ``stale`` (its inputs or code changed); ``failed`` (it cannot be planned, or
         the last try with these inputs failed); ``unaccepted`` (a blocking check has not passed); ``waiting`` (a partition it is
-        made from is itself neither current nor failed, so what could be computed now would soon be stale).
+        made from is itself neither current nor failed, nor unaccepted where that is allowed, so what could be computed now would
+        soon be stale).
         """
         if (stage, key) not in self._states:
             self._states[stage, key] = self._state(stage, key)
@@ -117,7 +118,8 @@ class Planner:
         try:
             for input_stage, input_key in self.upstream(stage, key):
                 state, reason = self.state(input_stage, input_key)
-                if state != "current" and not self._of_stage[stage].goes_without(input_stage, state):
+                usable = state == "current" or (state == "unaccepted" and self.allow_unaccepted)
+                if not usable and not self._of_stage[stage].goes_without(input_stage, state):
                     return "waiting", f"{input_stage} {' '.join(input_key)} is {state}{': ' if reason else ''}{reason}"
             parts = self.plan(stage, key)
         except (WaitingError, UnacceptedInputError) as error:
@@ -135,6 +137,20 @@ class Planner:
         if lacking:
             return "unaccepted", f"blocking check {', '.join(sorted(lacking))} has not passed"
         return "current", ""
+
+    def unjudged(self, stage: str, key: Key) -> list[Output]:
+        """Outputs of a partition that are there as planned, and that a blocking check has not judged by the present rules.
+
+        Their run was killed before its checks, or the rules have changed. Materializing the partition judges what is there.
+        """
+        state, _ = self.state(stage, key)
+        if state not in ("unaccepted", "failed"):
+            return []
+        try:
+            planned = {part.key: part.request.digest for part in self.plan(stage, key)}
+        except PerturbridgeError:  # failed since it cannot be planned
+            return []
+        return [output for output in self.outputs(stage, key) if planned.get(output.key) == output.digest and not output.is_judged()]
 
     # ---- what stages are planned from ----------------------------------------------------------------------------------------
 

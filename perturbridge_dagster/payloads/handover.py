@@ -103,7 +103,7 @@ def died_of(file: Path) -> str | None:
     except FileNotFoundError:
         return None
     for request in requests:
-        if begun and request.digest == begun[-1] and verified(request, deep=False) is None and failure_of(request) is None:
+        if begun and request.digest == begun[-1] and verified(request) is None and failure_of(request) is None:
             return request.digest
     return None
 

@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dagster_pipes import (
     DAGSTER_PIPES_CONTEXT_ENV_VAR,
     PipesContext,
     PipesDefaultMessageWriter,
+    PipesMessage,
     PipesMessageWriterChannel,
     PipesParams,
     open_dagster_pipes,
@@ -37,8 +38,22 @@ GRACE_SECONDS = 4
 """How long an interrupted payload may clean up. Dagster waits 20 s for it; SLURM 30 s, or as few as 5 where a site says so."""
 
 
+class _LossyChannel(PipesMessageWriterChannel):
+    """Loses messages that cannot be written, since the disk is full, say: outputs count, not what could be said of them."""
+
+    def __init__(self, channel: PipesMessageWriterChannel) -> None:
+        self._channel = channel
+
+    def write_message(self, message: PipesMessage) -> None:
+        try:
+            self._channel.write_message(message)
+        except OSError as error:
+            with suppress(OSError):  # stderr may lie on the same disk
+                print(f"a message to Dagster was lost: {error}", file=sys.stderr, flush=True)
+
+
 class _QuietWriter(PipesDefaultMessageWriter):
-    """Leaves stdout and stderr out of the messages, whatever is asked for.
+    """Leaves stdout and stderr out of the messages, whatever is asked for, and goes on where messages cannot be written.
 
     dagster-slurm asks for them beside following the job's logs itself: every line would come twice, and the end of each payload take
     five seconds longer.
@@ -48,7 +63,7 @@ class _QuietWriter(PipesDefaultMessageWriter):
     def open(self, params: PipesParams) -> Iterator[PipesMessageWriterChannel]:
         quiet = {name: value for name, value in params.items() if name != self.INCLUDE_STDIO_IN_MESSAGES_KEY}
         with super().open(quiet) as channel:
-            yield channel
+            yield _LossyChannel(channel)
 
 
 class _PipesHandler(logging.Handler):

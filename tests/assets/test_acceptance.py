@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from assets.batches import BatchInputs, _chosen
 from assets.checks import evaluations
 from assets.making import Inputs
 from perturbridge_dagster.errors import UnacceptedInputError
@@ -31,6 +32,10 @@ def test_a_run_started_on_its_own_refuses_an_unaccepted_input_and_names_the_chec
     assert home.store.current("condition_effects", EFFECTS) is None
     assert home.planner().state("condition_effects", EFFECTS)[0] == "waiting"
 
+    assert home.planner(allow_unaccepted=True).state("condition_effects", EFFECTS) == ("missing", "")
+    every = BatchInputs(stage="condition_effects", allow_unaccepted=True)
+    assert _chosen(home.planner(allow_unaccepted=True), every) == [EFFECTS], "a batch that names no partition has it"
+    assert _chosen(home.planner(), every) == []
     allowed = home.run("condition_effects", EFFECTS, Inputs(allow_unaccepted=True))
     assert allowed.success
     tainted = home.store.current("condition_effects", EFFECTS)

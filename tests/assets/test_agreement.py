@@ -66,8 +66,8 @@ def test_a_changed_stratum_touches_the_pairs_that_compare_it_and_no_others(demo_
     found = {key[0] for key in keys if planner.state("cross_dataset_agreement", key)[0] == "waiting"}
     assert found == waiting
     assert planner.state("replicate_agreement", (stratum[0],))[0] == "current"
-    if waiting:
-        assert planner.state("compendium_agreement", COMPENDIUM)[0] == "waiting"
+    state, reason = planner.state("compendium_agreement", COMPENDIUM)
+    assert (state, f"condition_effects {' '.join(stratum)} is stale" in reason) == ("waiting", True), "it is made from all effects"
 
 
 def test_the_compendium_names_its_datasets_and_waits_for_all_pairs(demo_home, monkeypatch):

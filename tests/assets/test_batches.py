@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -13,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assets import batches
-from assets.batches import BATCH, BATCH_TAG, compute_together, in_batches, is_interrupted, of_datasets
+from assets.batches import BATCH, BATCH_TAG, _Recorder, compute_together, in_batches, is_interrupted, of_datasets
 from assets.checks import evaluations
 from assets.planning import Part, Planner
 from assets.sensors import run_requests, stale_partitions, stale_strata
 from perturbridge_dagster.definitions import build_definitions
+from perturbridge_dagster.home import CURRENT
 from perturbridge_dagster.payloads.needs import GIB, Needs
 from perturbridge_dagster.payloads.requests import Outcome, Request, failure_of, record_failure, verified
-from resources.store import Store
+from resources.store import ACCEPTED, Store
 
 pytestmark = pytest.mark.slow
 
@@ -114,6 +116,18 @@ def test_what_a_dead_payload_did_not_begin_is_computed_by_the_next(tmp_path):
 
 def test_payloads_that_die_of_everything_are_not_sent_for_ever(tmp_path):
     assert statuses(tmp_path, "abcdefgh", "abcdefgh") == ("fffbbbbb", 3)
+
+
+def test_a_partition_with_one_part_there_and_one_failed_is_not_computed_a_second_time(tmp_path):
+    there, failed = (Request("training_corpus", {"name": name}, {}, "1", str(tmp_path / name)) for name in "ab")
+    compute = Scripted({"b"})
+    together = compute_together(dg.build_op_context(), compute, "training_corpus", [failed])  # a batch has what is not there
+    recorder = _Recorder(compute, together)
+    outcomes = recorder.ensure(dg.build_op_context(), "training_corpus", [failed, there])
+    assert [(outcome.request, outcome.status) for outcome in outcomes] == [(failed, "failed"), (there, "computed")]
+    assert compute.asked == [["b"], ["a"]], "each once"
+    recorder.ensure(dg.build_op_context(), "training_corpus", [failed])
+    assert len(compute.asked) == 2
 
 
 # ---- runs --------------------------------------------------------------------------------------------------------------------
@@ -296,7 +310,7 @@ def test_the_sensor_asks_for_each_stale_partition_once_and_again_when_code_or_in
     requests, asked = run_requests(planner(changed), 3600)
     assert asked_for(requests) == [("condition_effects", every)]
     assert len(asked) == len(CONTEXTS)
-    assert run_requests(planner(changed), 3600)[0][0].run_key == requests[0].run_key, "the same state asks for the same runs"
+    assert requests[0].run_key is None, "Dagster starts one run a run key, and none when the same state comes back"
     assert run_requests(planner(changed), 3600, asked) == ([], asked), "what is on its way, or was cancelled, is not asked for again"
     assert len(run_requests(planner(changed), 1)[0]) == len(CONTEXTS), "large ones are alone"
 
@@ -304,7 +318,51 @@ def test_the_sensor_asks_for_each_stale_partition_once_and_again_when_code_or_in
     requests, asked_now = run_requests(planner(one_more), 3600, asked)
     assert asked_for(requests) == [("condition_effects", [partition("CVCL_0023")])]
     assert len(set(asked_now) - set(asked)) == 1
+    requests, _ = run_requests(planner(changed), 3600, asked_now)
+    assert asked_for(requests) == [("condition_effects", [partition("CVCL_0023")])], "what has changed back"
     assert run_requests(planner({}), 3600, asked_now) == ([], []), "what is current is forgotten"
+
+
+@pytest.mark.slow
+def test_the_sensor_has_outputs_judged_that_never_were_and_leaves_those_that_failed(small_home, monkeypatch):
+    home = small_home("vcpi_0001")
+    source, stage, key = "source_files", "harmonized_samples", ("vcpi_0001",)
+    for one in (source, stage):
+        home.materialize(one, key)
+    output = home.store.current(stage, key)
+    published = {one: home.store.folder(one, key) / CURRENT for one in (source, stage)}
+
+    def asked(before: Sequence[str] = ()) -> tuple[list[tuple[str, list[str]]], list[str]]:
+        """What the sensor asks for of these two stages; effects can be missing here."""
+        requests, now = run_requests(home.planner(), 3600, before)
+        return [one for one in asked_for(requests) if one[0] in (source, stage)], now
+
+    assert asked()[0] == []
+    (output.folder / ACCEPTED).unlink()
+    assert home.planner().state(stage, key)[0] == "unaccepted"
+    assert asked()[0] == [], "the run that has just published it may be judging it"
+    os.utime(published[stage], (1, 1))
+    requests, now = asked()
+    assert requests == [(stage, ["vcpi_0001"])]
+    assert asked(now) == ([], now), "once"
+
+    ran = run_batch(home, {"stage": stage, "partitions": ["vcpi_0001"]})
+    assert ran.statuses == {"vcpi_0001": "SUCCESS"}
+    assert ran.payloads == 0, "what is there is adopted"
+    assert home.store.current(stage, key) == output
+    assert home.planner().state(stage, key) == ("current", "")
+
+    for file in published.values():
+        os.utime(file, (1, 1))
+    home.store.record_checks(output, {"schema": {"passed": False, "failed": ["a rule"], "warned": []}})
+    assert home.planner().state(stage, key)[0] == "unaccepted"
+    assert asked()[0] == [], "its check did fail"
+
+    for module in ("resources.store", "assets.sensors"):
+        monkeypatch.setattr(f"{module}.SUITE_VERSION", "the next")
+    assert asked(now)[0] == [(source, ["vcpi_0001"])]
+    home.store.record_checks(home.store.current(source, key), {"files_unchanged": {"passed": True, "failed": [], "warned": []}})
+    assert asked(now)[0] == [(stage, ["vcpi_0001"])], "other rules, another question"
 
 
 def test_the_sensor_remembers_between_its_looks(small_home):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from assets import check_data
 from assets.checks import evaluations
 from assets.materialize import main, prepare_home, use_sample
 from perturbridge_dagster.sample import DATASETS
@@ -30,10 +31,41 @@ def test_real_files_are_never_mixed_with_the_sample(tmp_path):
     assert not use_sample(tmp_path), "nor is a real benchmark"
 
 
+def test_a_misspelt_table_is_refused_before_anything_is_written_to_the_settings(tmp_path, monkeypatch, capsys):
+    prepare_home(tmp_path)
+    settings = '[source]\nl1000_phase1 = "/data/lincs"\n'
+    (tmp_path / SETTINGS).write_text(settings)
+    monkeypatch.setenv("PERTURBRIDGE_HOME", str(tmp_path))
+    assert main(["--sample"]) == 1
+    assert "column source: there is no such table" in capsys.readouterr().err
+    assert (tmp_path / SETTINGS).read_text() == settings
+    assert not (tmp_path / "sample").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mine", "sciplex"])
+@pytest.mark.parametrize("command", [lambda: main(["--sample"]), lambda: check_data.main([])], ids=["materialize", "check-data"])
+def test_an_own_screen_with_a_broken_description_is_no_reason_to_take_the_sample(tmp_path, monkeypatch, capsys, caplog, command, name):
+    prepare_home(tmp_path)
+    settings = (tmp_path / SETTINGS).read_text()
+    (tmp_path / "screens").mkdir()
+    (tmp_path / "screens" / f"{name}.yaml").write_text("title: nothing else\n")
+    monkeypatch.setenv("PERTURBRIDGE_HOME", str(tmp_path))
+    assert not use_sample(tmp_path)
+    caplog.clear()
+    assert command() == 1
+    said = capsys.readouterr()
+    assert (said.err + said.out + caplog.text).count(f"own screen {name} is left out") == 1
+    assert f"{name}.yaml" in said.err
+    assert "sample" not in said.out
+    assert (tmp_path / SETTINGS).read_text() == settings
+    assert not (tmp_path / "sample").exists()
+
+
 @pytest.mark.slow
 def test_the_sample_is_used_where_nothing_is_configured_and_comments_stay(tmp_path):
     prepare_home(tmp_path)
-    (tmp_path / SETTINGS).write_text("# of the lab\n[sources] # mine\n")
+    (tmp_path / SETTINGS).write_text("# of the lab\n[sources] # mine\n", encoding="utf-8-sig")
     assert use_sample(tmp_path)
     assert use_sample(tmp_path), "a second time too"
     text = (tmp_path / SETTINGS).read_text()

@@ -70,5 +70,6 @@ def test_a_broken_description_leaves_the_other_datasets_alone(
     home.use("sciplex")
     (home.path / "screens").mkdir()
     (home.path / "screens" / "broken.yaml").write_text("title: nothing else\n")
-    assert list(home.store.source_folders()) == ["sciplex"]
-    assert "broken is left out" in caplog.text
+    for _ in range(3):
+        assert list(home.store.source_folders()) == ["sciplex"]
+    assert caplog.text.count("broken is left out") == 1

@@ -1,25 +1,30 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 
+import dagster as dg
 import h5py
 import pytest
 
 from assets.overview import coverage
+from assets.partitions import register_datasets
 from assets.planning import WaitingError
 from assets.planning.stage_plans import Draft
 from assets.sensors import run_requests, stale_partitions
 from perturbridge_dagster import registry
 from perturbridge_dagster.effects import estimate_effects
 from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.home import CURRENT
 from perturbridge_dagster.payloads.requests import failure_of
 from perturbridge_dagster.payloads.tasks import EFFECTS_OPTIONS
+from perturbridge_dagster.registry import pair_key
 from perturbridge_dagster.stages import STAGES
 from perturbridge_dagster.written import write_json
-from resources.store import SETTINGS
+from resources.store import ACCEPTED, SETTINGS
 
 pytestmark = pytest.mark.slow
 
@@ -121,6 +126,58 @@ def test_a_failed_stratum_fails_its_partition_and_is_left_out_by_name(small_home
     assert "replicate_effects" in [found[0] for found in stale_partitions(home.planner())], "the replicates are still asked for"
     home.run("condition_effects", effects)
     assert failure_of(part.request) is None, "a run by hand tries again"
+    [replicates] = home.planner().plan("replicate_effects", effects)
+    write_json(replicates.request.failure, {"error": "no residual degrees of freedom"})
+    [agreement] = home.planner().plan("replicate_agreement", ("vcpi_0001",))
+    assert agreement.request.arguments["left_out"] == ["vcpi_0001 CVCL_0006"]
+    assert agreement.request.inputs == {}
+
+
+def test_strata_beside_a_failed_one_are_judged_and_used_and_it_alone_is_left_out(small_home):
+    home = small_home("gdpx2")
+    for stage in ("source_files", "harmonized_samples"):
+        home.materialize(stage, ("gdpx2",))
+    samples = home.store.current("harmonized_samples", ("gdpx2",))
+    strata = samples.folder / "strata"
+    shutil.copy(strata / "CL_0002539_0.0625.h5ad", strata / "CL_0002539_0.625.h5ad")
+    assert home.planner().keys("condition_effects") == [("gdpx2", "CL_0002539"), ("gdpx2", "CL_0002551")]
+    run = home.run("condition_effects", ("gdpx2", "CL_0002539"))
+    assert not run.success
+    assert "CL_0002539_0.625.h5ad: is not what harmonized_samples recorded" in home.failure(run)
+    made = home.planner().outputs("condition_effects", ("gdpx2", "CL_0002539"))
+    assert [(output.key[-1], output.unaccepted_checks()) for output in made] == [("CL_0002539_0.0625", []), ("CL_0002539_0.1875", [])]
+    home.materialize("condition_effects", ("gdpx2", "CL_0002551"))
+
+    failed = "gdpx2 CL_0002539_0.625"
+    planner = home.planner()
+    [corpus] = planner.plan("training_corpus", ("all",))
+    assert corpus.request.arguments["left_out"] == [failed]
+    assert sorted(name for name in corpus.request.inputs if name.startswith("gdpx2/CL_0002539")) == [
+        "gdpx2/CL_0002539_0.0625",
+        "gdpx2/CL_0002539_0.1875",
+    ]
+    assert planner.state("training_corpus", ("all",)) == ("missing", "")
+    # no other dataset of the sample has a cell context in common with it
+    [pair] = planner.plan("matched_conditions", (pair_key("gdpx2", "gdpx2"),))
+    assert set(pair.request.arguments["left_out"]) == {failed}
+    assert planner.state("matched_conditions", (pair_key("gdpx2", "gdpx2"),)) == ("missing", "")
+
+    asked = [found[:2] for found in stale_partitions(planner)]
+    assert ("condition_effects", ("gdpx2", "CL_0002539")) not in asked
+    (made[0].folder / ACCEPTED).unlink()
+    os.utime(made[0].folder.parent / CURRENT, (1, 1))
+    asked = [found[:2] for found in stale_partitions(home.planner())]
+    assert ("condition_effects", ("gdpx2", "CL_0002539")) in asked, "or what is downstream would wait for ever"
+    assert home.planner().state("training_corpus", ("all",))[0] == "waiting"
+
+
+def test_a_new_instance_knows_the_cell_contexts_of_an_old_home(demo_home):
+    with dg.DagsterInstance.ephemeral() as instance:
+        register_datasets(instance, demo_home.store)
+        found = instance.get_dynamic_partitions("cell_context")
+    planner = demo_home.planner()
+    assert set(found) == {context for dataset in demo_home.store.source_folders() for context in planner.cell_contexts(dataset)}
+    assert len(found) > 4
 
 
 def test_what_is_downstream_of_a_stale_partition_waits(demo_home, monkeypatch):
@@ -194,8 +251,6 @@ def test_files_that_have_moved_are_recorded_again_and_nothing_is_computed_again(
 def test_coverage_names_what_is_lacking(small_home):
     home = small_home("vcpi_0001")
     home.materialize("source_files", ("vcpi_0001",))
-    import dagster as dg
-
     from perturbridge_dagster.written import read_parquet
 
     with home.instance() as instance:

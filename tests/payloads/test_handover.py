@@ -56,6 +56,8 @@ def test_a_payload_dies_of_the_request_it_has_begun_and_not_ended(tmp_path: Path
     assert died_of(file) == one.digest
     execute(one, lambda _, folder: (folder / "a").write_text("a"), payload_tag(file))
     assert died_of(file) is None
+    (one.output / "a").write_text("b")
+    assert died_of(file) == one.digest, "an output that is damaged is made anew"
     note_begun(file, two)
     assert died_of(file) == two.digest
     record_failure(two, "it says why")

@@ -167,6 +167,21 @@ def test_a_killed_payload_leaves_what_is_finished_and_fails_what_it_died_of(tmp_
     assert ensure(tmp_path, finished, damaged, never_begun).statuses == ["adopted", "computed", "computed"], "a run by hand tries again"
 
 
+@pytest.mark.slow
+def test_a_payload_that_begins_nothing_fails_the_run_and_no_request(tmp_path: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "dagster_pipes.py").write_text("raise ImportError('half installed')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    one, two = corpus("one"), corpus("two")
+    run = ensure(tmp_path, one, two)
+    assert run.outcomes == []
+    assert "The payload ended before it began to make anything" in run.error
+    assert "2 of 2 requests have no outcome" in run.error
+    assert f"the log of run {run.run_id}" in run.error
+    assert [failure_of(request) for request in (one, two)] == [None, None], "nobody is to leave them out"
+    monkeypatch.delenv("PYTHONPATH")
+    assert ensure(tmp_path, one, two).statuses == ["computed", "computed"]
+
+
 @contextmanager
 def running(home: Path, *requests: Request) -> Iterator[subprocess.Popen[bytes]]:
     """A Dagster run in a process of its own, which is gone afterwards with its payloads."""

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from assets.materialize import SETTINGS_TOML
 from perturbridge_dagster.errors import InputError, PerturbridgeError, UnacceptedInputError
 from perturbridge_dagster.payloads.requests import Outcome, Request, execute
 from perturbridge_dagster.stages import STAGES
-from resources.store import SETTINGS, Output, Store
+from resources.store import SETTINGS, TABLES, Output, Store, read_settings
 
 STAGE, KEY = "condition_effects", ("sciplex", "CVCL_0023")
 
@@ -77,13 +79,21 @@ def test_acceptance_is_of_one_output_and_not_of_the_next(store: Store):
     assert second.unaccepted_checks() == ["values"]
     (second.folder / "accepted.json").write_bytes((first.folder / "accepted.json").read_bytes())
     assert second.unaccepted_checks() == ["values"]
+    with pytest.raises(UnacceptedInputError, match=r"values \(not run\)"):
+        store.require_accepted(second)
 
 
 def test_acceptance_by_earlier_rules_is_no_acceptance(store: Store, monkeypatch: pytest.MonkeyPatch):
     output = published(store)
     accept(store, output, values=True)
+    assert output.is_judged()
     monkeypatch.setattr("resources.store.SUITE_VERSION", "the next")
     assert output.unaccepted_checks() == ["values"]
+    assert not output.is_judged()
+    with pytest.raises(UnacceptedInputError, match=r"values \(passed by earlier rules\)"):
+        store.require_accepted(output)
+    accept(store, output, values=False)
+    assert output.is_judged(), "it failed, by the present rules"
 
 
 def test_settings_name_the_folders_of_datasets_in_the_order_of_the_registry(store: Store):
@@ -105,6 +115,9 @@ def test_a_release_that_has_no_entry_may_be_named(store: Store):
         ('[sources]\nscplex = "x"\n', "scplex: unknown dataset.*sciplex"),
         ('[sources]\nop3_benchmark = "x"\n', "op3_benchmark: unknown dataset"),
         ("[sources\n", "not valid TOML"),
+        ('[source]\nsciplex = "x"\n', r"column source: there is no such table.*one of \[sources\], \[published\], \[op3_benchmark\]"),
+        ('[op3-benchmark]\nfolder = "x"\n[sources]\nsciplex = "x"\n', "column op3-benchmark: there is no such table"),
+        ('sciplex = "x"\n', "column sciplex: there is no such table"),
         ('sources = "x"\n', "sources is not a table"),
         ("[sources]\nsciplex = 5\n", "column sciplex: is not a folder"),
         ("", "dataset sciplex.*no folder of native files is configured"),
@@ -114,6 +127,22 @@ def test_settings_that_cannot_be_used_are_told(store: Store, text: str, words: s
     (store.root / SETTINGS).write_text(text)
     with pytest.raises(InputError, match=words):
         store.source_folder("sciplex")
+
+
+def test_settings_may_begin_with_a_mark_of_their_encoding_which_is_utf_8(store: Store):
+    text = '[sources]\nsciplex = "µ"\n'
+    (store.root / SETTINGS).write_text(text, encoding="utf-8-sig")
+    assert store.source_folder("sciplex") == store.root / "µ"
+    (store.root / SETTINGS).write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=r"settings.toml: not text in UTF-8.*Save it as UTF-8"):
+        store.source_folders()
+
+
+def test_every_table_that_a_new_home_shows_is_one_of_the_settings(store: Store):
+    shown = re.findall(r"^(?:# )?\[(\w+)", SETTINGS_TOML, flags=re.MULTILINE)
+    assert {"sources", "compute", "slurm", "needs"} <= set(shown) <= set(TABLES)
+    (store.root / SETTINGS).write_text("".join(f"[{table}]\n" for table in TABLES))
+    assert set(read_settings(store.root)) == set(TABLES)
 
 
 def test_every_stage_has_a_folder_of_its_own_and_checks():

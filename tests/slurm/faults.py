@@ -185,9 +185,9 @@ expected; *observed* is from the last run that wrote this page:
 It takes about twenty minutes, as root on Debian 12. `script/test` leaves these tests out; `script/test --all` leaves out the two longest
 (over its time, and 30 partitions), and takes about ten. A test that needs no cluster compares this page's expectations with the suite's.
 
-*Failure recorded* means `<digest>.failed.json` beside where the output would be: the sensor does not ask for it again until its inputs
-or its code have changed. *Nothing* means that it is asked for again. An *output* is one with a verified `done.json`; what is
-*half-written* lies aside in a hidden folder, belongs to a job that runs, and goes with it.
+*Failure recorded* means `<digest>.failed.json` beside where the output would be; *nothing*, that neither an output nor a failure is there.
+The sensor does not ask again for either until its inputs or its code have changed: materialize it by hand. An *output* is one with a
+verified `done.json`; what is *half-written* lies aside in a hidden folder, belongs to a job that runs, and goes with it.
 """
 
 
