@@ -10,7 +10,9 @@ there was no process group, so that each of its 16 GPUs trained on all data.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -212,6 +214,10 @@ def _rank(
         with suppress(OSError):
             say(("error", error))
         raise
+    # all is said: a thread of torch's libraries that outlives the interpreter would abort the process while it is taken down
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _nothing(content: object) -> None:

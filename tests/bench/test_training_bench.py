@@ -13,6 +13,7 @@ from bench import training as bench
 from bench import training_data as data
 from perturbridge_dagster.representation.corpus import StoredCorpus
 from perturbridge_dagster.representation.encoding import EncodedSplit, encode_split
+from tests.representation.values import values_of
 
 pytestmark = pytest.mark.slow
 
@@ -41,15 +42,15 @@ def test_the_long_table_has_the_train_values_once(rows: bool, corpus: StoredCorp
     batches = list(data.long_loader(files, corpus.vocabularies(), 16_384, rows=rows))
     assert {len(batch["value"]) for batch in batches[:5]} == {16_384}
     found = np.sort(np.concatenate([batch["value"].numpy() for batch in batches]))
-    np.testing.assert_array_equal(found, np.sort(train.take(np.arange(len(train))).value))
+    np.testing.assert_array_equal(found, np.sort(values_of(train).value))
     assert batches[0]["readout"].max() > 900
-    assert not np.array_equal(batches[0]["value"].numpy(), train.take(np.arange(16_384)).value), "shuffled"
+    assert not np.array_equal(batches[0]["value"].numpy(), values_of(train).value[:16_384]), "shuffled"
 
 
 def test_the_lists_have_the_train_values_once(train: EncodedSplit, tmp_path: Path) -> None:
     files = data.write_lists(train, tmp_path / "lists")
     batches = list(data.list_loader(files, 64))
-    values = train.take(np.arange(len(train)))
+    values = values_of(train)
     for name, column in (("values", values.value), ("readouts", values.readout)):
         np.testing.assert_array_equal(np.sort(np.concatenate([batch[name].numpy() for batch in batches])), np.sort(column))
     assert sum(int(batch["length"].sum()) for batch in batches) == len(train)
