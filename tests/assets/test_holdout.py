@@ -9,6 +9,7 @@ import duckdb
 import pytest
 
 from assets.partitions import PARTITIONS, key_to_partition
+from assets.planning.representation import HoldoutEvaluation
 from perturbridge_dagster.contract.representation import FURTHER_SPLITS
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.payloads.needs import from_sizes, needs_of, sizes_of
@@ -41,11 +42,11 @@ def test_rules_that_suit_the_corpus_are_kept_current_and_no_others(demo_home):
 def test_a_rule_that_does_not_suit_is_no_partition_to_make_and_says_why(demo_home, monkeypatch):
     planner = demo_home.planner()
     splits = {**splits_of(demo_home), "assays": {"suits": False, "reason": "only 2 groups"}}
-    monkeypatch.setattr(planner, "_splits", lambda: splits)
+    monkeypatch.setattr(HoldoutEvaluation, "_splits", lambda plan: splits)
     assert ("assays",) not in planner.keys(STAGE)
     with pytest.raises(InputError, match=r"split rule assays does not suit corpus all: only 2 groups.*one of "):
         planner.plan(STAGE, ("assays",))
-    monkeypatch.setattr(planner, "_splits", dict)
+    monkeypatch.setattr(HoldoutEvaluation, "_splits", lambda plan: {})
     assert planner.keys(STAGE) == [], "before there is a corpus, none is known"
 
 
