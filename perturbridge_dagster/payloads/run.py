@@ -48,8 +48,9 @@ class _LossyChannel(PipesMessageWriterChannel):
         try:
             self._channel.write_message(message)
         except OSError as error:
-            with suppress(OSError):  # stderr may lie on the same disk
-                print(f"a message to Dagster was lost: {error}", file=sys.stderr, flush=True)
+            # past Python's buffer: stderr may lie on the same disk, and what cannot be flushed makes the process end with status 120
+            with suppress(OSError):
+                os.write(2, f"a message to Dagster was lost: {error}\n".encode())
 
 
 class _QuietWriter(PipesDefaultMessageWriter):
