@@ -26,6 +26,9 @@ GIB = 2**30
 MEMORY_MARGIN, TIME_MARGIN = 1.3, 3.0
 """Times what the model predicts that is asked for. Time has more: machines differ in speed, and file systems in load."""
 
+KEPT_MEMORY = GIB / 4
+"""Memory that is asked for on top: a payload keeps the libraries that its earlier requests have loaded."""
+
 START_SECONDS = 300.0
 """Time for the start of Python and R, and for compilation where a node has never done it; asked for once a payload."""
 
@@ -142,7 +145,7 @@ def from_sizes(task: str, sizes: Sizes) -> Needs:
         for of in ("memory", "seconds")
     )
     asked_seconds = max(SMALLEST_SECONDS, TIME_MARGIN * seconds)
-    return Needs(round(MEMORY_MARGIN * memory), asked_seconds, min(model.cpus, math.ceil(asked_seconds / SECONDS_A_CPU)))
+    return Needs(round(MEMORY_MARGIN * memory + KEPT_MEMORY), asked_seconds, min(model.cpus, math.ceil(asked_seconds / SECONDS_A_CPU)))
 
 
 def sizes_of(request: Request) -> Sizes:

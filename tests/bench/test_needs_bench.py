@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bench.needs import COEFFICIENTS, coefficients, fit, read_rows, sizes_of_row
-from perturbridge_dagster.payloads.needs import GIB, MEMORY_MARGIN, Needs, from_sizes
+from perturbridge_dagster.payloads.needs import GIB, KEPT_MEMORY, MEMORY_MARGIN, Needs, from_sizes
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,8 @@ def test_the_runs_cover_two_decades_and_are_held_out_in_part(rows):
 
 def test_no_run_held_out_or_not_used_more_memory_than_is_asked_for(rows):
     for _, row in rows.iterrows():
-        assert row["peak_memory_bytes"] <= asked(row).memory_bytes, row["case"]
+        # what is kept for libraries of other requests is not needed by one that runs alone
+        assert row["peak_memory_bytes"] <= asked(row).memory_bytes - KEPT_MEMORY, row["case"]
 
 
 def test_every_run_took_less_time_than_is_asked_for(rows):
