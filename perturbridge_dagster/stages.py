@@ -115,7 +115,7 @@ _STAGES = (
     Stage(
         "matched_conditions",
         "agreement/matched",
-        "2",
+        "3",
         (
             Check(
                 "matching", True, "Matched conditions agree in compound, cell context and time and lie within the dose gap, each pair once."
@@ -127,7 +127,7 @@ _STAGES = (
     Stage(
         "cross_dataset_agreement",
         "agreement/cross_dataset",
-        "2",
+        "3",
         (
             Check("scores", True, "Every metric lies in its range and every match is scored once by each."),
             Check("intervals", True, "Means, counts and intervals of the summaries fit each other; missing intervals say why."),
@@ -137,7 +137,7 @@ _STAGES = (
     Stage(
         "replicate_agreement",
         "agreement/replicates",
-        "4",
+        "5",
         (
             Check("scores", True, "Every metric lies in its range and every pair of replicates is scored once by each."),
             Check("intervals", True, "Means, counts and intervals of the summaries fit each other; missing intervals say why."),
@@ -147,7 +147,7 @@ _STAGES = (
     Stage(
         "compendium_agreement",
         "agreement/compendium",
-        "3",
+        "4",
         (
             Check("scores", True, "Every metric lies in its range and every match is scored once by each, over each set of genes."),
             Check("intervals", True, "Means, counts and intervals of the summaries fit each other; missing intervals say why."),

@@ -113,8 +113,12 @@ def own_dagster_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """Three datasets of the sample, one a kind of assay, materialized once for all test processes. Not to be changed."""
-    shared = tmp_path_factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else tmp_path_factory.getbasetemp()
+    """Three datasets of the sample, one a kind of assay, materialized once for all test processes and both runs of script/test.
+
+    Not to be changed.
+    """
+    own = tmp_path_factory.getbasetemp().parent if os.environ.get("PYTEST_XDIST_WORKER") else tmp_path_factory.getbasetemp()
+    shared = Path(os.environ.get("PERTURBRIDGE_TEST_FOLDER", own))
     home = shared / "demo-home"
     with FileLock(shared / "demo-home.lock"):
         if not (home / "ready").exists():

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from perturbridge_dagster.agreement.keys import CompoundKey, condition_keys
+from perturbridge_dagster.agreement.keys import condition_keys
 from perturbridge_dagster.agreement.signatures import StratumEffects, blocks
 
 Centroid = Literal["compound_means", "row_means"]
@@ -55,11 +55,11 @@ class Groups:
     own: NDArray[np.int64]
 
     @classmethod
-    def of(cls, contrasts: pd.DataFrame, compound: CompoundKey = "pubchem_cid") -> Groups:
+    def of(cls, contrasts: pd.DataFrame) -> Groups:
         """The groups of a table CONTRASTS of the contract."""
-        keys = condition_keys(contrasts, compound)
+        keys = condition_keys(contrasts)
         members = keys["eligible"].to_numpy() & contrasts["estimable"].to_numpy(dtype=bool)
-        return cls(keys, _group_codes(keys, _PEERS, members), _group_codes(keys, [*_PEERS, "compound"], members))
+        return cls(keys, _group_codes(keys, _PEERS, members), _group_codes(keys, [*_PEERS, "pubchem_cid"], members))
 
     def n_other_compounds(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Number of other compounds at the dose and time of each row; 0 for a row without a group."""
@@ -88,8 +88,6 @@ class OtherCompoundMeans:
         Layers to read, and what to average of them, shape (contrasts, values); logFC where nothing else is asked for.
     centroid
         Whether compounds count alike, or contrasts.
-    compound
-        What makes two compounds one.
     """
 
     def __init__(
@@ -101,13 +99,12 @@ class OtherCompoundMeans:
         layers: Sequence[str] = ("logFC",),
         value: Callable[[dict[str, NDArray[np.float32]]], NDArray[np.float32]] = itemgetter("logFC"),
         centroid: Centroid = "compound_means",
-        compound: CompoundKey = "pubchem_cid",
     ) -> None:
         self._effects = effects
         self._layers = layers
         self._value = value
         self._genes = genes
-        self.groups = Groups.of(effects.contrasts, compound)
+        self.groups = Groups.of(effects.contrasts)
         self._weight = np.ones(len(effects.contrasts))
         if centroid == "compound_means":
             member = self.groups.own >= 0

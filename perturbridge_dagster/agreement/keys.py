@@ -9,8 +9,6 @@ a dose of 1e-9 µM stays what it is.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -18,8 +16,6 @@ from numpy.typing import NDArray
 from perturbridge_dagster.errors import InputError
 
 CONDITION_COLUMNS = ("pubchem_cid", "cell_type", "pert_time_h", "pert_dose_uM")
-CompoundKey = Literal["pubchem_cid", "parent_key"]
-"""What makes two compounds one: their PubChem id, or the key of their parent structure, so that salts and the free base are one."""
 
 _WORDS_FOR_MISSING = frozenset({"", "nan", "none", "<na>"})
 
@@ -61,7 +57,7 @@ def numbers(conditions: pd.DataFrame, column: str) -> NDArray[np.float64]:
         raise InputError(f"not all values are numbers ({error}).", column=column, expected="numbers") from error
 
 
-def _clean_text(column: pd.Series[str]) -> pd.Series[str]:
+def clean_text(column: pd.Series[str]) -> pd.Series[str]:
     """Text without surrounding space; null where missing or a word for missing (nan, none, <na>)."""
     codes, distinct = pd.factorize(column.astype(object), use_na_sentinel=True)
     cleaned = [str(value).strip() for value in distinct]
@@ -90,7 +86,7 @@ def compound_keys(conditions: pd.DataFrame) -> pd.Series[int]:
     if pd.api.types.is_integer_dtype(column.dtype):
         found = column.astype("Int64")
     else:
-        text = _clean_text(column)
+        text = clean_text(column)
         number = pd.to_numeric(text, errors="coerce").astype("Float64")
         wrong = text.notna() & ~(number.notna() & (number % 1 == 0)).fillna(False).astype(bool)
         if wrong.any():
@@ -113,54 +109,38 @@ def compound_keys(conditions: pd.DataFrame) -> pd.Series[int]:
     return found
 
 
-def _compounds(conditions: pd.DataFrame, cid: pd.Series[int], by: CompoundKey) -> pd.Series[str]:
-    """Names of compounds: the parent key where that counts and is known, else the PubChem id; null where neither is known."""
-    text: pd.Series[str] = cid.astype(str).astype(object).where(cid.notna(), None)
-    if by == "pubchem_cid":
-        return text
-    parent = _clean_text(conditions["parent_key"])
-    return parent.where(parent.notna(), text)
-
-
 def condition_text(cid: int, cell_type: str, time: float, *doses: float) -> str:
     """Key of a condition, or with two doses of a matched pair, as text: ``2244|CVCL_0023|24|10`` (h, µM)."""
     return "|".join([str(int(cid)), cell_type, *map(number_key, (time, *doses))])
 
 
-def condition_keys(conditions: pd.DataFrame, compound: CompoundKey = "pubchem_cid") -> pd.DataFrame:
+def condition_keys(conditions: pd.DataFrame) -> pd.DataFrame:
     """Keys of conditions, and which of them can be compared at all.
 
     Parameters
     ----------
     conditions
         Table with columns ``pubchem_cid``, ``cell_type``, ``pert_time_h`` (h) and ``pert_dose_uM`` (µM).
-    compound
-        What makes two compounds one. For ``"parent_key"`` the table needs that column; a compound whose parent structure is not known
-        is then one with others of its PubChem id only.
 
     Returns
     -------
-    One row a condition, indexed by position: ``pubchem_cid`` (Int64), ``compound`` (text, equal where compounds are one),
-    ``cell_type``, ``pert_time_h`` and ``pert_dose_uM`` (rounded to their keys), ``eligible``: PubChem id and cell context known, time
-    finite, dose finite and above zero.
+    One row a condition, indexed by position: ``pubchem_cid`` (Int64), ``cell_type``, ``pert_time_h`` and ``pert_dose_uM`` (rounded to
+    their keys), ``eligible``: PubChem id and cell context known, time finite, dose finite and above zero.
 
     Raises
     ------
     InputError
         If a column is missing or holds values of the wrong kind.
     """
-    needed = [*CONDITION_COLUMNS, *(["parent_key"] if compound == "parent_key" else [])]
-    missing = [name for name in needed if name not in conditions.columns]
+    missing = [name for name in CONDITION_COLUMNS if name not in conditions.columns]
     if missing:
-        raise InputError(f"the table of conditions lacks {', '.join(missing)}.", expected=f"columns {', '.join(needed)}")
+        raise InputError(f"the table of conditions lacks {', '.join(missing)}.", expected=f"columns {', '.join(CONDITION_COLUMNS)}")
     conditions = conditions.reset_index(drop=True)
-    cid = compound_keys(conditions)
     time, dose = (number_keys(numbers(conditions, name)) for name in ("pert_time_h", "pert_dose_uM"))
     keys = pd.DataFrame(
         {
-            "pubchem_cid": cid,
-            "compound": _compounds(conditions, cid, compound),
-            "cell_type": _clean_text(conditions["cell_type"]),
+            "pubchem_cid": compound_keys(conditions),
+            "cell_type": clean_text(conditions["cell_type"]),
             "pert_time_h": time,
             "pert_dose_uM": dose,
         }

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbridge_dagster.agreement.keys import CompoundKey, condition_keys, numbers
+from perturbridge_dagster.agreement.keys import condition_keys, numbers
 from perturbridge_dagster.agreement.signatures import StratumEffects
 from perturbridge_dagster.contract import MATCHED_CONDITIONS
 from perturbridge_dagster.errors import InputError
@@ -31,9 +31,8 @@ _COLUMNS = {
     "right_row": "int64",
     "log10_dose_gap": "float64",
 }
-_PARENT_COLUMNS = {"parent_key": "object", "right_pubchem_cid": "Int64"}
-_GROUP = ["compound", "cell_type", "pert_time_h"]
-_ORDER = ["pubchem_cid", *_GROUP[1:], "left_pert_dose_uM", "right_pert_dose_uM", "left_row", "right_row"]
+_GROUP = ["pubchem_cid", "cell_type", "pert_time_h"]
+_ORDER = [*_GROUP, "left_pert_dose_uM", "right_pert_dose_uM", "left_row", "right_row"]
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,7 @@ def _mutual_nearest(left: _Doses, right: _Doses, limit: float) -> tuple[NDArray[
     return i[keep], j[keep], gap[keep]
 
 
-def match_conditions(
-    left: pd.DataFrame, right: pd.DataFrame, *, max_log10_dose_gap: float = 1.0, compound: CompoundKey = "pubchem_cid"
-) -> pd.DataFrame:
+def match_conditions(left: pd.DataFrame, right: pd.DataFrame, *, max_log10_dose_gap: float = 1.0) -> pd.DataFrame:
     """Match the conditions of two datasets.
 
     Two conditions match when compound, cell context and time are the same and, among the doses of that group, each is the other's
@@ -117,15 +114,11 @@ def match_conditions(
         Conditions with columns ``pubchem_cid``, ``cell_type``, ``pert_time_h`` (h) and ``pert_dose_uM`` (µM).
     max_log10_dose_gap
         Largest difference of log10 doses; 1 is a factor of ten.
-    compound
-        What makes two compounds the same. For ``"parent_key"`` both tables need that column; salts of one parent structure then match,
-        and a compound whose parent is not known matches others of its PubChem id.
 
     Returns
     -------
-    One row a match, sorted: ``pubchem_cid`` (int64, that of the left compound), ``cell_type``, ``pert_time_h``, ``left_pert_dose_uM``,
-    ``right_pert_dose_uM``, ``left_row``, ``right_row`` (positions in the tables given), ``log10_dose_gap``. Where parent structures
-    matched, also ``parent_key`` (null where it is not known) and ``right_pubchem_cid``.
+    One row a match, sorted: ``pubchem_cid`` (int64), ``cell_type``, ``pert_time_h``, ``left_pert_dose_uM``,
+    ``right_pert_dose_uM``, ``left_row``, ``right_row`` (positions in the tables given), ``log10_dose_gap``.
 
     Raises
     ------
@@ -134,7 +127,7 @@ def match_conditions(
     """
     if not (np.isfinite(max_log10_dose_gap) and max_log10_dose_gap >= 0):
         raise InputError(f"max_log10_dose_gap is {max_log10_dose_gap}.", expected="a finite number, zero or more")
-    sides = [condition_keys(left, compound), condition_keys(right, compound)]
+    sides = [condition_keys(left), condition_keys(right)]
     eligible = [np.flatnonzero(keys["eligible"]).astype(np.int64) for keys in sides]
     keys = pd.concat([side.iloc[rows] for side, rows in zip(sides, eligible, strict=True)], ignore_index=True)
     group = keys.groupby(_GROUP, sort=True).ngroup().to_numpy().astype(np.int64)
@@ -149,7 +142,7 @@ def match_conditions(
     k = _count_up(n_pairs)
     left_row = doses[0].rows[np.repeat(doses[0].first[i], n_pairs) + k // np.repeat(n_right, n_pairs)]
     right_row = doses[1].rows[np.repeat(doses[1].first[j], n_pairs) + k % np.repeat(n_right, n_pairs)]
-    matched: pd.DataFrame = sides[0].loc[left_row, ["pubchem_cid", *_GROUP]].reset_index(drop=True)
+    matched: pd.DataFrame = sides[0].loc[left_row, _GROUP].reset_index(drop=True)
     matched = matched.assign(
         left_pert_dose_uM=dose[0][left_row],
         right_pert_dose_uM=dose[1][right_row],
@@ -157,17 +150,12 @@ def match_conditions(
         right_row=right_row,
         log10_dose_gap=np.repeat(gap, n_pairs),
     )
-    columns = _COLUMNS
-    if compound == "parent_key":
-        columns = _COLUMNS | _PARENT_COLUMNS
-        parent = matched["compound"].where(matched["compound"] != matched["pubchem_cid"].astype(str), None)
-        matched = matched.assign(parent_key=parent, right_pubchem_cid=sides[1]["pubchem_cid"].to_numpy()[right_row])
-    return matched[list(columns)].astype(columns).sort_values(_ORDER, ignore_index=True)
+    return matched[list(_COLUMNS)].astype(_COLUMNS).sort_values(_ORDER, ignore_index=True)
 
 
 def _contrasts(strata: Mapping[str, StratumEffects]) -> pd.DataFrame:
     """Contrasts of strata in the order of their names, one table."""
-    columns = ["contrast", "estimable", "pubchem_cid", "parent_key", "cell_type", "pert_time_h", "pert_dose_uM"]
+    columns = ["contrast", "estimable", "pubchem_cid", "cell_type", "pert_time_h", "pert_dose_uM"]
     tables = [effects.contrasts[columns].assign(stratum=name) for name, effects in sorted(strata.items())]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*columns, "stratum"])
 
@@ -178,7 +166,6 @@ def match_strata(
     left_dataset: str,
     right_dataset: str,
     max_log10_dose_gap: float = 1.0,
-    compound: CompoundKey = "pubchem_cid",
 ) -> pd.DataFrame:
     """Match the estimable contrasts of two datasets.
 
@@ -188,7 +175,7 @@ def match_strata(
         Effects by stratum name.
     left_dataset, right_dataset
         Dataset ids.
-    max_log10_dose_gap, compound
+    max_log10_dose_gap
         See :func:`match_conditions`.
 
     Returns
@@ -204,7 +191,7 @@ def match_strata(
     tables = [_contrasts(left), _contrasts(right)]
     estimable = [np.flatnonzero(table["estimable"].to_numpy(dtype=bool)) for table in tables]
     usable = [table.iloc[rows] for table, rows in zip(tables, estimable, strict=True)]
-    matched = match_conditions(*usable, max_log10_dose_gap=max_log10_dose_gap, compound=compound)
+    matched = match_conditions(*usable, max_log10_dose_gap=max_log10_dose_gap)
     for side, table, rows in zip(("left", "right"), tables, estimable, strict=True):
         matched[f"{side}_row"] = rows[matched[f"{side}_row"].to_numpy()]
         found = table.iloc[matched[f"{side}_row"].to_numpy()]

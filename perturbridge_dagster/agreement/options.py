@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perturbridge_dagster.agreement.baselines import Centroid
-from perturbridge_dagster.agreement.keys import CompoundKey
+from perturbridge_dagster.agreement.compounds import CompoundKey
 from perturbridge_dagster.agreement.peers import N_PEERS
 from perturbridge_dagster.errors import InputError
 

@@ -23,7 +23,7 @@ class Overlap(NamedTuple):
     cell_contexts
         Cell contexts that both measured.
     compounds
-        Compounds, by PubChem id, that both measured, wherever.
+        Compounds that both measured, wherever.
     compounds_in_context
         Compounds × cell contexts that both measured.
     compounds_at_time

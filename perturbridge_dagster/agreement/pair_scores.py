@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from perturbridge_dagster.agreement.baselines import Centroid, OtherCompoundMeans, Reader
 from perturbridge_dagster.agreement.comparing import Scores, Signatures, compare_all, compare_pairs
-from perturbridge_dagster.agreement.keys import CompoundKey
 from perturbridge_dagster.agreement.metrics import LARGE_LOG_FC, mean_rows, significant
 from perturbridge_dagster.agreement.peers import N_PEERS, Peers, among_peers
 from perturbridge_dagster.agreement.signatures import StratumEffects
@@ -48,8 +47,6 @@ class ScoreOptions:
         Most peers of a signature in each dataset; 0 for none.
     centroid
         Whether compounds count alike in a centroid, or, as published, contrasts.
-    compound
-        What makes two compounds one, which decides who is another.
     minimum_genes
         Fewest genes that a score may count, by metric.
     seed
@@ -58,7 +55,6 @@ class ScoreOptions:
 
     n_peers: int = N_PEERS
     centroid: Centroid = "compound_means"
-    compound: CompoundKey = "pubchem_cid"
     minimum_genes: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
 
@@ -94,9 +90,7 @@ class PairSide:
 
 
 def _side(effects: StratumEffects, genes: NDArray[np.int64], rows: NDArray[np.int64], options: ScoreOptions) -> PairSide:
-    means = OtherCompoundMeans(
-        effects, genes, rows, layers=LAYERS[:2], value=_log_fc_and_t, centroid=options.centroid, compound=options.compound
-    )
+    means = OtherCompoundMeans(effects, genes, rows, layers=LAYERS[:2], value=_log_fc_and_t, centroid=options.centroid)
     peers = Peers(effects.contrasts, means.groups, rows, n_peers=options.n_peers, seed=options.seed)
     return PairSide(effects, genes, rows, means, peers)
 

@@ -51,7 +51,10 @@ class Peers:
         asked = np.unique(groups.peers[rows])
         members = np.flatnonzero(np.isin(groups.peers, asked[asked >= 0]))
         keys = groups.keys.iloc[members]
-        columns = [contrasts["dataset"].iloc[members], *(keys[name] for name in ("cell_type", "pert_dose_uM", "pert_time_h", "compound"))]
+        columns = [
+            contrasts["dataset"].iloc[members],
+            *(keys[name] for name in ("cell_type", "pert_dose_uM", "pert_time_h", "pubchem_cid")),
+        ]
         hashes = [
             name_hash(seed, dataset, cell_type, number_key(dose), number_key(time), compound)
             for dataset, cell_type, dose, time, compound in zip(*columns, strict=True)

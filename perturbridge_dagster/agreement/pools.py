@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perturbridge_dagster.agreement.baselines import OtherCompoundMeans
-from perturbridge_dagster.agreement.keys import CompoundKey, condition_keys
+from perturbridge_dagster.agreement.keys import condition_keys
 from perturbridge_dagster.agreement.matching import DOSE_TOLERANCE
 from perturbridge_dagster.agreement.signatures import StratumEffects, blocks, contrast_positions, shared_genes, stratum_named
 from perturbridge_dagster.agreement.similarity import REPRESENTATIONS, Similarity, Vectors, prepare, row_similarities
@@ -30,8 +30,8 @@ class Pool:
     Attributes
     ----------
     rows
-        One row a contrast: ``stratum``, ``contrast``, ``row`` (its position in the effects of the stratum), ``pubchem_cid``,
-        ``compound`` (equal where compounds are one) and ``pert_dose_uM``.
+        One row a contrast: ``stratum``, ``contrast``, ``row`` (its position in the effects of the stratum), ``pubchem_cid``
+        and ``pert_dose_uM``.
     strata
         Effects of the strata that occur, by name.
     """
@@ -42,7 +42,7 @@ class Pool:
     @property
     def n_compounds(self) -> int:
         """Distinct compounds."""
-        return int(self.rows["compound"].nunique())
+        return int(self.rows["pubchem_cid"].nunique())
 
     def positions(self, stratum: pd.Series[str], contrast: pd.Series[int]) -> NDArray[np.int64]:
         """Positions of contrasts in the pool; -1 for those that are not in it."""
@@ -55,7 +55,7 @@ class Pool:
         return here, self.rows["row"].to_numpy(dtype=np.int64)[here]
 
 
-def make_pool(conditions: pd.DataFrame, effects: Mapping[str, StratumEffects], dataset: str, compound: CompoundKey = "pubchem_cid") -> Pool:
+def make_pool(conditions: pd.DataFrame, effects: Mapping[str, StratumEffects], dataset: str) -> Pool:
     """The pool of some conditions, with what their contrasts say of compound and dose.
 
     Parameters
@@ -66,8 +66,6 @@ def make_pool(conditions: pd.DataFrame, effects: Mapping[str, StratumEffects], d
         Effects by stratum name.
     dataset
         Dataset id.
-    compound
-        What makes two compounds one.
 
     Raises
     ------
@@ -79,8 +77,8 @@ def make_pool(conditions: pd.DataFrame, effects: Mapping[str, StratumEffects], d
     for name, found in strata.items():
         contrasts = np.sort(conditions.loc[conditions["stratum"] == name, "contrast"].to_numpy(dtype=np.int64))
         row = contrast_positions(found, contrasts, dataset, name)
-        keys = condition_keys(found.contrasts.iloc[row], compound)
-        of_contrasts = keys[["pubchem_cid", "compound", "pert_dose_uM"]].astype({"pubchem_cid": "int64"})
+        keys = condition_keys(found.contrasts.iloc[row])
+        of_contrasts = keys[["pubchem_cid", "pert_dose_uM"]].astype({"pubchem_cid": "int64"})
         parts.append(of_contrasts.assign(stratum=name, contrast=contrasts, row=row))
     return Pool(pd.concat(parts, ignore_index=True), strata)
 
@@ -165,7 +163,6 @@ def injected_similarities(
     genes: Mapping[str, NDArray[np.int64]],
     representation: str,
     prepared: Mapping[Similarity, Vectors],
-    compound: CompoundKey = "pubchem_cid",
 ) -> dict[Similarity, NDArray[np.float64]]:
     """Similarity of each condition with the mean of the other compounds of its own stratum at its dose and time.
 
@@ -177,8 +174,6 @@ def injected_similarities(
         What is averaged.
     prepared
         The conditions, ready for each similarity.
-    compound
-        What makes two compounds one.
 
     Returns
     -------
@@ -188,7 +183,7 @@ def injected_similarities(
     made_of = REPRESENTATIONS[representation]
     for name, effects in pool.strata.items():
         here, rows = pool.in_stratum(name)
-        others = OtherCompoundMeans(effects, genes[name], rows, layers=made_of.layers, value=made_of.value, compound=compound)
+        others = OtherCompoundMeans(effects, genes[name], rows, layers=made_of.layers, value=made_of.value)
         for block in blocks(len(rows), len(genes[name])):
             means = others.means(rows[block]).astype(np.float32)
             known = np.isfinite(means).all(axis=1)
@@ -217,10 +212,10 @@ def compound_pairs(query: pd.DataFrame, target: pd.DataFrame, max_log10_dose_gap
     or, where none is, as near to the query's as any.
     """
     sides = [
-        pd.DataFrame({"compound": rows["compound"], name: np.arange(len(rows)), f"{name}_dose": np.log10(rows["pert_dose_uM"])})
+        pd.DataFrame({"pubchem_cid": rows["pubchem_cid"], name: np.arange(len(rows)), f"{name}_dose": np.log10(rows["pert_dose_uM"])})
         for name, rows in (("query", query), ("target", target))
     ]
-    pairs = sides[0].merge(sides[1], on="compound").sort_values(["query", "target"], ignore_index=True)
+    pairs = sides[0].merge(sides[1], on="pubchem_cid").sort_values(["query", "target"], ignore_index=True)
     if among_themselves:
         pairs = pairs[pairs["query"] != pairs["target"]].reset_index(drop=True)
     gap = (pairs["query_dose"] - pairs["target_dose"]).abs()

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from perturbridge_dagster.agreement.keys import CompoundKey
 from perturbridge_dagster.agreement.pools import Pool, compound_pairs, injected_similarities, read_pools
 from perturbridge_dagster.agreement.replicates import replicates_of
 from perturbridge_dagster.agreement.retrieval import FEWEST_GENES, Retrieval, contract_table, query_scores
@@ -46,7 +45,6 @@ def _search(
     representations: Sequence[str],
     similarities: Sequence[Similarity],
     max_log10_dose_gap: float,
-    compound: CompoundKey,
 ) -> tuple[list[pd.DataFrame], int, int]:
     """What the replicates of one cell context and time find; genes that the strata share, and those that count."""
     [read], n_shared, n_genes = read_pools([pool], representations)
@@ -60,7 +58,7 @@ def _search(
     for representation in representations:
         prepared = prepare(read.representations[representation], similarities)
         products = products_of(prepared, prepared)
-        injected = injected_similarities(pool, read.genes, representation, prepared, compound)
+        injected = injected_similarities(pool, read.genes, representation, prepared)
         for name in similarities:
             ranks = rank_pairs(products[name], name, query, target, injected[name], own)
             tables += query_scores(ranks, pairs, positives, rows, representation=representation, similarity=name)
@@ -77,7 +75,6 @@ def retrieve_replicates(
     representations: Sequence[str] = ("logFC",),
     similarities: Sequence[Similarity] = SIMILARITIES,
     max_log10_dose_gap: float = 1.0,
-    compound: CompoundKey = "pubchem_cid",
 ) -> Retrieval:
     """Search each replicate's condition among all other replicates of the same cell context and time.
 
@@ -102,8 +99,6 @@ def retrieve_replicates(
         What is compared, and how; names of ``similarity.REPRESENTATIONS`` and ``similarity.SIMILARITIES``.
     max_log10_dose_gap
         Largest difference of log10 doses of a dose-aware positive.
-    compound
-        What makes two compounds one, for positives of the compound and for what is injected.
 
     Returns
     -------
@@ -114,7 +109,7 @@ def retrieve_replicates(
     InputError
         If a contrast carries no sample, so that the effects are not those of single replicates.
     """
-    replicates = replicates_of(strata, dataset, compound)
+    replicates = replicates_of(strata, dataset)
     if supported is not None:
         replicates = replicates.merge(supported[["cell_type", "pubchem_cid"]].drop_duplicates(), on=["cell_type", "pubchem_cid"])
     tables: list[pd.DataFrame] = []
@@ -126,7 +121,7 @@ def retrieve_replicates(
         outcome, n_shared, n_genes = "too_few_compounds", None, None
         where: dict[str, Any] = {"dataset": dataset, "cell_type": cell_context, "pert_time_h": time}
         if repeated >= minimum_compounds:
-            parts, n_shared, n_genes = _search(pool, positives, representations, similarities, max_log10_dose_gap, compound)
+            parts, n_shared, n_genes = _search(pool, positives, representations, similarities, max_log10_dose_gap)
             outcome = "scored" if n_genes >= FEWEST_GENES else "too_few_genes"
             tables.append(contract_table(parts, REPLICATE_RETRIEVAL_QUERIES, where))
         reports.append(

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbridge_dagster.agreement.keys import CONDITION_COLUMNS, CompoundKey, condition_keys
+from perturbridge_dagster.agreement.keys import CONDITION_COLUMNS, condition_keys
 from perturbridge_dagster.agreement.metrics import spearman_rows
 from perturbridge_dagster.agreement.pair_scores import Columns, ScoreOptions, pair_sides, score_pairs
 from perturbridge_dagster.agreement.peers import name_hash
@@ -28,12 +28,8 @@ from perturbridge_dagster.errors import InputError
 _CONDITION = ["cell_type", "pubchem_cid", "pert_time_h", "pert_dose_uM"]
 
 
-def replicates_of(strata: Mapping[str, StratumEffects], dataset: str, compound: CompoundKey = "pubchem_cid") -> pd.DataFrame:
-    """All estimable replicates with a complete key, sorted by condition, stratum and sample.
-
-    ``condition`` numbers the conditions, which are of one PubChem id whatever makes two compounds one; ``compound`` is equal where
-    compounds are one.
-    """
+def replicates_of(strata: Mapping[str, StratumEffects], dataset: str) -> pd.DataFrame:
+    """All estimable replicates with a complete key, sorted by condition, stratum and sample; ``condition`` numbers the conditions."""
     tables = []
     for name, effects in sorted(strata.items()):
         contrasts = effects.contrasts.reset_index(drop=True)
@@ -46,10 +42,10 @@ def replicates_of(strata: Mapping[str, StratumEffects], dataset: str, compound: 
                 expected="effects of each replicate alone",
                 advice="Use replicate_effects, not condition_effects.",
             )
-        keys = condition_keys(contrasts, compound)
+        keys = condition_keys(contrasts)
         table = keys.assign(stratum=name, row=np.arange(len(keys)), **{c: contrasts[c] for c in ("contrast", "sample_id", "plate")})
         tables.append(table[keys["eligible"].to_numpy() & contrasts["estimable"].to_numpy(dtype=bool)])
-    columns = [*CONDITION_COLUMNS, "compound", "stratum", "row", "contrast", "sample_id", "plate"]
+    columns = [*CONDITION_COLUMNS, "stratum", "row", "contrast", "sample_id", "plate"]
     found = pd.concat([table[columns] for table in tables], ignore_index=True) if tables else pd.DataFrame(columns=columns)
     found = found.sort_values([*_CONDITION, "stratum", "sample_id", "contrast"], ignore_index=True).astype({"row": "int64"})
     return found.assign(condition=found.groupby(_CONDITION, sort=True).ngroup().astype("int64"))
@@ -89,7 +85,7 @@ def _unmatched(replicates: pd.DataFrame, pairs: pd.DataFrame, dataset: str, seed
     -------
     Positions in `replicates`, shape (pairs,).
     """
-    samples, compounds = replicates["sample_id"].to_numpy(dtype=object), pd.factorize(replicates["compound"])[0]
+    samples, compounds = replicates["sample_id"].to_numpy(dtype=object), replicates["pubchem_cid"].to_numpy(dtype=np.int64)
     places = replicates[["stratum", "plate", "pert_time_h"]]
     indices = {place: np.asarray(rows, dtype=np.int64) for place, rows in places.groupby(list(places)).indices.items()}
     neighbours = {place: rows[np.argsort(samples[rows], kind="stable")] for place, rows in indices.items()}
@@ -296,7 +292,7 @@ def score_replicates(
         context.
     """
     options = options or ScoreOptions()
-    replicates = replicates_of(strata, dataset, options.compound)
+    replicates = replicates_of(strata, dataset)
     left, right = neighbour_pairs(replicates["condition"].to_numpy(dtype=np.int64))
     pairs = pd.DataFrame({"left": left, "right": right})
     pairs["unmatched"] = _unmatched(replicates, pairs, dataset, options.seed)

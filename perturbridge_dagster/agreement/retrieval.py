@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from perturbridge_dagster.agreement.keys import CompoundKey, number_keys
+from perturbridge_dagster.agreement.keys import number_keys
 from perturbridge_dagster.agreement.null import expected_normalised_rank, normalised_rank, probability_of_rank
 from perturbridge_dagster.agreement.pools import Pool, compound_pairs, injected_similarities, make_pool, read_pools
 from perturbridge_dagster.agreement.signatures import StratumEffects
@@ -171,7 +171,6 @@ class _Search:
     similarities: Sequence[Similarity]
     eligibility: Eligibility
     max_log10_dose_gap: float
-    compound: CompoundKey
 
     def positives(self, query: Pool, target: Pool, matches: pd.DataFrame, sides: tuple[str, str]) -> pd.DataFrame:
         """Pairs of a query and one of its positives, sorted, with one Boolean column a kind of positives."""
@@ -197,15 +196,12 @@ class _Search:
         asked = [side for side in (0, 1) if reasons[side] == "scored"]
         sides = ("left", "right")
         pairs = {side: self.positives(pools[side], pools[1 - side], matches, (sides[side], sides[1 - side])) for side in asked}
-        rows = [
-            pool.rows.drop(columns=["row", "compound"]).rename(columns={"stratum": "query_stratum", "contrast": "query_contrast"})
-            for pool in pools
-        ]
+        rows = [pool.rows.drop(columns="row").rename(columns={"stratum": "query_stratum", "contrast": "query_contrast"}) for pool in pools]
         for representation in self.representations if asked else ():
             prepared = [prepare(part.representations[representation], self.similarities) for part in read]
             products = products_of(prepared[0], prepared[1])
             for side in asked:
-                injected = injected_similarities(pools[side], read[side].genes, representation, prepared[side], self.compound)
+                injected = injected_similarities(pools[side], read[side].genes, representation, prepared[side])
                 index = [pairs[side][name].to_numpy(dtype=np.int64) for name in ("query", "target")]
                 for name in self.similarities:
                     searched = products[name] if side == 0 else products[name].reversed()
@@ -239,7 +235,6 @@ def retrieve(
     similarities: Sequence[Similarity] = SIMILARITIES,
     eligibility: Eligibility | None = None,
     max_log10_dose_gap: float = 1.0,
-    compound: CompoundKey = "pubchem_cid",
 ) -> Retrieval:
     """Search each matched condition of two datasets among the other's, in both directions.
 
@@ -269,15 +264,13 @@ def retrieve(
         How large pools must be.
     max_log10_dose_gap
         Largest difference of log10 doses of a dose-aware positive.
-    compound
-        What makes two compounds one.
 
     Raises
     ------
     InputError
         If a stratum or contrast is not among the effects.
     """
-    search = _Search(representations, similarities, eligibility or Eligibility(), max_log10_dose_gap, compound)
+    search = _Search(representations, similarities, eligibility or Eligibility(), max_log10_dose_gap)
     tables: list[pd.DataFrame] = []
     reports: list[dict[str, Any]] = []
     for names, of_pair in matched.groupby(["left_dataset", "right_dataset"], sort=True):
@@ -288,7 +281,7 @@ def retrieve(
             pools = []
             for rows, effects, dataset in zip(conditions, (left, right), names, strict=True):
                 here = (rows["cell_type"] == cell_context) & (number_keys(rows["pert_time_h"].to_numpy(dtype=np.float64)) == time)
-                pools.append(make_pool(rows[here], effects, str(dataset), compound))
+                pools.append(make_pool(rows[here], effects, str(dataset)))
             universe = None if genes is None else genes.get(str(cell_context), ())
             found, report = search.both_directions(pools, matches, universe)
             where: dict[str, Any] = {"left_dataset": names[0], "right_dataset": names[1], "cell_type": cell_context, "pert_time_h": time}

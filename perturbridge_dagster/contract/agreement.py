@@ -11,11 +11,15 @@ from perturbridge_dagster.contract.schema import Field, Table
 
 DATASET_PAIR = (Field("left_dataset", "string", "Left dataset."), Field("right_dataset", "string", "Right dataset."))
 
+COMPOUND = Field(
+    "pubchem_cid", "int64", "PubChem compound id; where salts count as one compound, the smallest of those compared.", minimum=1
+)
+
 MATCHED_CONDITIONS = Table(
     "matched_conditions",
     "One pair of conditions of two datasets with the same compound, cell context and time, nearest to each other in dose.",
     (
-        Field("pubchem_cid", "int64", "PubChem compound id.", minimum=1),
+        COMPOUND,
         Field("cell_type", "string", "Cell-context id."),
         Field("pert_time_h", "float64", "Time.", unit="h"),
         Field("left_pert_dose_uM", "float64", "Dose in the left dataset.", unit="µM"),
@@ -179,7 +183,7 @@ REPLICATE_PAIRS = Table(
         Field("stratum", "string", "Stratum of the left replicate."),
         Field("right_stratum", "string", "Stratum of the right replicate; another one where a cell context has several."),
         Field("cell_type", "string", "Cell-context id."),
-        Field("pubchem_cid", "int64", "PubChem compound id.", minimum=1),
+        COMPOUND,
         Field("pert_dose_uM", "float64", "Dose.", unit="µM"),
         Field("pert_time_h", "float64", "Time.", unit="h"),
         Field("left_contrast", "int32", "One replicate."),
@@ -293,7 +297,7 @@ def _means(baselines: tuple[str, ...], over: str, *, intervals: bool = False) ->
 _UNIT_MATCHED_BY = (
     GENE_UNIVERSE,
     METRIC,
-    Field("pubchem_cid", "int64", "PubChem compound id.", minimum=1),
+    COMPOUND,
     Field("cell_type", "string", "Cell-context id."),
     Field("pert_time_h", "float64", "Time.", unit="h", minimum=0),
 )

@@ -17,20 +17,24 @@ from perturbridge_dagster.written import read_parquet, write_json, write_parquet
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perturbridge_dagster.agreement.keys import CompoundKey
     from perturbridge_dagster.agreement.pair_scores import ScoreOptions
+    from perturbridge_dagster.agreement.signatures import StratumEffects
     from perturbridge_dagster.contract import Table
-    from perturbridge_dagster.effects.storage import StoredEffects
     from perturbridge_dagster.written import Stamp
 
 log = logging.getLogger("perturbridge")
 
 
-def _strata(request: Request, dataset: str) -> dict[str, StoredEffects]:
-    """Stored effects of a dataset's strata among the inputs of a request, by stratum."""
+def _effects(request: Request, *datasets: str) -> tuple[dict[str, dict[str, StratumEffects]], pd.Series[int]]:
+    """Stored effects among the inputs of a request, by dataset and stratum, with one id for what counts as one compound; and these ids."""
+    from perturbridge_dagster.agreement.compounds import one_compound_each
     from perturbridge_dagster.effects.storage import open_effects
 
-    return {name.split("/")[1]: open_effects(request.path(name)) for name in request.inputs if name.startswith(f"{dataset}/")}
+    stored = {
+        dataset: {name.split("/")[1]: open_effects(request.path(name)) for name in request.inputs if name.startswith(f"{dataset}/")}
+        for dataset in datasets
+    }
+    return one_compound_each(stored, request.arguments["compound"])
 
 
 def matched_conditions(request: Request, folder: Path) -> None:
@@ -40,8 +44,9 @@ def matched_conditions(request: Request, folder: Path) -> None:
     from perturbridge_dagster.contract import MATCHED_CONDITIONS, MATCHED_STRATA
 
     left, right, gap, compound = (request.arguments[name] for name in ("left", "right", "max_log10_dose_gap", "compound"))
-    strata = (_strata(request, left), _strata(request, right))
-    matched = match_strata(*strata, left_dataset=left, right_dataset=right, max_log10_dose_gap=gap, compound=compound)
+    datasets, _ = _effects(request, left, right)
+    strata = (datasets[left], datasets[right])
+    matched = match_strata(*strata, left_dataset=left, right_dataset=right, max_log10_dose_gap=gap)
     stamp = stamp_of_effects(request)
     write_parquet(folder / "matched.parquet", matched, MATCHED_CONDITIONS, stamp)
     write_parquet(folder / "strata.parquet", matched_strata_report(matched), MATCHED_STRATA, stamp)
@@ -62,7 +67,6 @@ def _score_options(request: Request) -> ScoreOptions:
     return ScoreOptions(
         n_peers=chosen["n_peers"],
         centroid=chosen["centroid"],
-        compound=chosen["compound"],
         minimum_genes=dict.fromkeys(of_significant, fewest) if fewest else {},
     )
 
@@ -103,12 +107,12 @@ def cross_dataset_agreement(request: Request, folder: Path) -> None:
     from perturbridge_dagster.agreement.scoring import score_matched
     from perturbridge_dagster.agreement.strength import agreement_strength
 
-    left, right = (_strata(request, request.arguments[side]) for side in ("left", "right"))
+    datasets, _ = _effects(request, *(request.arguments[side] for side in ("left", "right")))
+    left, right = datasets.values()
     matched = read_parquet(request.path("matched") / "matched.parquet", "matched_conditions")
     conditions, scores = score_matched(matched, left, right, options=_score_options(request))
     log.info("scored %d matched conditions", len(matched))
-    gap, compound = (request.arguments[name] for name in ("max_log10_dose_gap", "compound"))
-    found = retrieve(matched, left, right, max_log10_dose_gap=gap, compound=compound)
+    found = retrieve(matched, left, right, max_log10_dose_gap=request.arguments["max_log10_dose_gap"])
     log.info("searched %d queries", len(found.queries))
     units = summary.agreement_units(_weighted(scores, conditions, request))
     pair = summary.agreement_summary(units)
@@ -143,11 +147,11 @@ def replicate_agreement(request: Request, folder: Path) -> None:
     from perturbridge_dagster.agreement.retrieval_summary import replicate_retrieval_summary
 
     dataset = request.arguments["dataset"]
-    strata = _strata(request, dataset)
+    datasets, _ = _effects(request, dataset)
+    strata = datasets[dataset]
     pairs, scores = score_replicates(strata, dataset, options=_score_options(request))
     log.info("scored %d pairs of replicates", len(pairs))
-    chosen = {name: request.arguments[name] for name in ("max_log10_dose_gap", "compound")}
-    found = retrieve_replicates(strata, dataset, **chosen)
+    found = retrieve_replicates(strata, dataset, max_log10_dose_gap=request.arguments["max_log10_dose_gap"])
     log.info("searched %d queries", len(found.queries))
     conditions = summary.replicate_conditions(scores, pairs)
     overall = summary.replicate_summary(conditions)
@@ -193,6 +197,7 @@ def compendium_agreement(request: Request, folder: Path) -> None:
 
     from perturbridge_dagster import contract
     from perturbridge_dagster.agreement import compendium, summary
+    from perturbridge_dagster.agreement.compounds import with_ids
     from perturbridge_dagster.agreement.gallery import PICTURES
     from perturbridge_dagster.agreement.labels import HEADLINE_METRICS
     from perturbridge_dagster.agreement.report import compendium_report
@@ -200,7 +205,8 @@ def compendium_agreement(request: Request, folder: Path) -> None:
     from perturbridge_dagster.agreement.strength import agreement_strength
     from perturbridge_dagster.reports import to_html
 
-    matches = _joined(request, "matched", "matched", "matched_conditions")
+    datasets, ids = _effects(request, *request.arguments["datasets"])
+    matches = with_ids(_joined(request, "matched", "matched", "matched_conditions"), ids)
     conditions, pairwise, units, pairs, cell_contexts, retrieval = (
         _joined(request, "scores", name, "cross_dataset_agreement")
         for name in ("conditions", "scores", "units", "pair", "cell_contexts", "retrieval_pair")
@@ -208,8 +214,11 @@ def compendium_agreement(request: Request, folder: Path) -> None:
     replicates, replicate_cell_contexts, replicate_conditions = (
         _joined(request, "replicates", name, "replicate_agreement") for name in ("dataset", "cell_contexts", "conditions")
     )
+    # a pair of datasets, or one, may know fewer of the compounds that are one
+    conditions, pairwise, units, replicate_conditions = (
+        with_ids(table, ids) for table in (conditions, pairwise, units, replicate_conditions)
+    )
     replicate_conditions = replicate_conditions[replicate_conditions["metric"].isin(HEADLINE_METRICS)]
-    datasets = {name: _strata(request, name) for name in request.arguments["datasets"]}
     options = _score_options(request)
 
     scores = compendium.rescored_universes(matches, datasets, options)
@@ -227,7 +236,7 @@ def compendium_agreement(request: Request, folder: Path) -> None:
     log.info("summarised %d named options", summaries["variant"].nunique())
     supported, support = compendium.published_replicates(replicate_conditions, datasets)
     replicate_summaries = {"all": replicates, "published": summary.replicate_summary(supported)}
-    published_retrieval = _published_retrieval(variants["published"], datasets, options.compound)
+    published_retrieval = _published_retrieval(variants["published"], datasets)
     overlaps = compendium.dataset_overlaps(conditions, variants, replicate_conditions)
     strength = agreement_strength(conditions, pairwise, together=True)
 
@@ -274,7 +283,7 @@ def compendium_agreement(request: Request, folder: Path) -> None:
     write_json(folder / "datasets.json", {"datasets": request.arguments["datasets"], "left_out": request.arguments["left_out"]})
 
 
-def _published_retrieval(matches: pd.DataFrame, datasets: Mapping[str, Mapping[str, StoredEffects]], compound: CompoundKey) -> pd.DataFrame:
+def _published_retrieval(matches: pd.DataFrame, datasets: Mapping[str, Mapping[str, StratumEffects]]) -> pd.DataFrame:
     """Retrieval summary as Table 9 of the paper has it: candidates are what is matched with any dataset."""
     import pandas as pd
 
@@ -293,7 +302,6 @@ def _published_retrieval(matches: pd.DataFrame, datasets: Mapping[str, Mapping[s
             retained=retained,
             representations=("logFC",),
             similarities=("euclidean",),
-            compound=compound,
         )
         queries.append(found.queries)
     return retrieval_pair(pd.concat([table for table in queries if len(table)] or queries, ignore_index=True))

@@ -66,14 +66,6 @@ def test_parity_with_the_rule_in_loops(rows: list[tuple[int | None, float, bool]
                 np.testing.assert_allclose(mean, expected, atol=1e-12)
 
 
-def test_salts_of_one_parent_are_no_others_where_the_parent_structure_counts() -> None:
-    effects = make_effects([(1, "A549", 24, 1.0), (2, "A549", 24, 1.0), (3, "A549", 24, 1.0)], np.array([[1.0], [2.0], [4.0]]))
-    effects.contrasts["parent_key"] = ["SAME", "SAME", None]
-    rows = np.arange(3)
-    np.testing.assert_allclose(everything(effects, rows)[:, 0], [3, 2.5, 1.5])
-    np.testing.assert_allclose(everything(effects, rows, compound="parent_key")[:, 0], [4, 4, 1.5])
-
-
 def test_any_value_of_the_layers_can_be_averaged() -> None:
     effects = random_compendium(np.random.default_rng(0), n_genes=5)
     rows, genes = np.arange(len(effects.contrasts)), np.arange(5)

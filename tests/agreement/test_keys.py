@@ -83,19 +83,3 @@ def test_missing_column_is_named() -> None:
 def test_condition_as_text() -> None:
     assert condition_text(2244, "CVCL_0023", 24.0, 0.1 + 0.2) == "2244|CVCL_0023|24|0.3"
     assert condition_text(np.int64(1), "A549", 6.0, 1e-9, 10.0) == "1|A549|6|1e-09|10"
-
-
-def test_compounds_by_parent_structure() -> None:
-    conditions = pd.DataFrame(
-        {
-            "pubchem_cid": pd.array([1, 2, None, None], dtype="Int64"),
-            "parent_key": ["A", "nan", "A", None],
-            "cell_type": "A549",
-            "pert_time_h": 24.0,
-            "pert_dose_uM": 1.0,
-        }
-    )
-    assert condition_keys(conditions)["compound"].tolist() == ["1", "2", None, None]
-    keys = condition_keys(conditions, "parent_key")
-    assert keys["compound"].tolist() == ["A", "2", "A", None]
-    assert keys["eligible"].tolist() == [True, True, False, False]

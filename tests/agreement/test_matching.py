@@ -210,32 +210,3 @@ def test_report_counts_by_context_and_time() -> None:
         "n_matches": [2, 6],
         "median_log10_dose_gap": [0.0, 0.0],
     }
-
-
-def test_salts_of_one_parent_structure_match_where_that_is_asked_for() -> None:
-    left, right = at_doses(1, 2, 3, 4), at_doses(1, 2, 3, 4)
-    left["pubchem_cid"], right["pubchem_cid"] = pd.array([1, 2, 3, 4], dtype="Int64"), pd.array([11, 2, 13, None], dtype="Int64")
-    left["parent_key"], right["parent_key"] = ["SALTS", None, "OTHER", "FOURTH"], ["SALTS", " ", None, "FOURTH"]
-    assert matched_doses(left, right) == [(2, 2)]
-    matched = match_conditions(left, right, compound="parent_key")
-    found = matched[["pubchem_cid", "right_pubchem_cid", "parent_key", "left_row", "right_row"]].astype(object)
-    assert found.where(found.notna(), None).to_numpy().tolist() == [[1, 11, "SALTS", 0, 0], [2, 2, None, 1, 1]]
-    assert list(matched)[:8] == list(match_conditions(left, right))
-    with pytest.raises(InputError, match="lacks parent_key"):
-        match_conditions(left, right.drop(columns="parent_key"), compound="parent_key")
-
-
-@settings(deadline=None, max_examples=30)
-@given(_tables, _tables)
-def test_without_known_parents_the_key_changes_nothing(left: pd.DataFrame, right: pd.DataFrame) -> None:
-    matched = match_conditions(left.assign(parent_key=None), right.assign(parent_key=None), compound="parent_key")
-    pd.testing.assert_frame_equal(matched.drop(columns=["parent_key", "right_pubchem_cid"]), match_conditions(left, right))
-
-
-def test_strata_match_by_parent_structure() -> None:
-    left, right = ({"A549": make_effects([(cid, "A549", 24, 1.0)], np.zeros((1, 3)))} for cid in (1, 2))
-    for side in (left, right):
-        side["A549"].contrasts["parent_key"] = "SALTS"
-    assert match_strata(left, right, "sciplex", "tahoe").empty
-    matched = match_strata(left, right, "sciplex", "tahoe", compound="parent_key")
-    assert to_arrow(matched, MATCHED_CONDITIONS)["pubchem_cid"].to_pylist() == [1]

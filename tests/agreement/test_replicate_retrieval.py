@@ -169,24 +169,3 @@ def test_replicates_of_nothing_are_found_by_chance() -> None:
     for _, here in queries.groupby("similarity"):
         assert abs(here["above_expected"].mean()) < 6 * here["above_expected"].std() / np.sqrt(len(here))
         assert abs((here["p"] <= 0.1).mean() - 0.1) < 6 * np.sqrt(0.09 / len(here))
-
-
-def test_compounds_of_one_parent_are_one(screen: EffectsInMemory) -> None:
-    """Two PubChem ids of one parent structure are found as one id would be, and neither is injected against the other."""
-    cid = screen.contrasts["pubchem_cid"]
-    known = cid.dropna().unique()
-    parent = cid.map({name: int(known[place % 6]) for place, name in enumerate(known)})
-    by_parent, by_one_cid = (
-        EffectsInMemory(screen.contrasts.assign(**columns), screen.genes, screen.layers)
-        for columns in ({"parent_key": parent.map(str, na_action="ignore")}, {"pubchem_cid": parent.astype("Int64")})
-    )
-    columns = ["query_contrast", "similarity", "n_positives", "best_rank", "auroc", "centroid_rank"]
-    found, expected, apart = (
-        retrieve_replicates(
-            {"A549": effects}, "sciplex", positives=("same_compound",), minimum_compounds=2, compound=compound
-        ).queries.sort_values(["query_contrast", "similarity"], ignore_index=True)[columns]
-        for effects, compound in ((by_parent, "parent_key"), (by_one_cid, "pubchem_cid"), (by_parent, "pubchem_cid"))
-    )
-    pd.testing.assert_frame_equal(found, expected)
-    assert (found["n_positives"] >= apart["n_positives"]).all()
-    assert found["n_positives"].sum() > apart["n_positives"].sum()

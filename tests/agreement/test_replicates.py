@@ -171,16 +171,6 @@ def test_unmatched_replicate_is_another_compound_on_the_right_plate() -> None:
     assert_allclose(score, spearmanr(effects.layers["logFC"][0], effects.layers["logFC"][2]).statistic, atol=1e-12)
 
 
-def test_a_salt_is_no_other_compound_where_the_parent_structure_counts() -> None:
-    conditions = [(1, "A549", 24, 1.0), (1, "A549", 24, 1.0), (2, "A549", 24, 1.0)]
-    effects = make_effects(conditions, np.random.default_rng(8).normal(size=(3, 30)), sample_id=list("abc"))
-    effects.contrasts["parent_key"] = "PARENTOFBOTH"
-    assert score_replicates({"A549": effects}, "sciplex").pairs["unmatched_spearman_logFC"].notna().all()
-    by_parent = score_replicates({"A549": effects}, "sciplex", options=ScoreOptions(compound="parent_key"))
-    assert len(by_parent.pairs) == 1
-    assert by_parent.pairs["unmatched_spearman_logFC"].isna().all()
-
-
 def test_no_other_compound_on_the_plate_leaves_it_undefined() -> None:
     scored = score_replicates({"A549": one_condition(2)}, "sciplex")
     assert scored.pairs["unmatched_spearman_logFC"].isna().all()

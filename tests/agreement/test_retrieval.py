@@ -186,31 +186,11 @@ def test_every_condition_is_a_query_once_and_a_candidate_once() -> None:
 
 def test_dose_aware_positives_are_within_the_gap_or_the_nearest() -> None:
     doses = [1.0, 10.0, 11.0, 1000.0]
-    target = pd.DataFrame({"compound": ["1"] * 4, "pert_dose_uM": doses})
+    target = pd.DataFrame({"pubchem_cid": [1] * 4, "pert_dose_uM": doses})
     for dose, expected in ((1.0, [0, 1]), (0.001, [0]), (10_000.0, [3]), (100.0, [1, 2, 3])):
-        pairs = compound_pairs(pd.DataFrame({"compound": ["1"], "pert_dose_uM": [dose]}), target, 1.0)
+        pairs = compound_pairs(pd.DataFrame({"pubchem_cid": [1], "pert_dose_uM": [dose]}), target, 1.0)
         assert pairs.loc[pairs["dose_aware"], "target"].tolist() == expected
         assert pairs["same_compound"].all()
-
-
-def test_salts_are_one_compound_by_their_parent_structure() -> None:
-    """Each compound of the right dataset is a salt: another PubChem id, the same parent."""
-    generator = np.random.default_rng(6)
-    left, right = (random_compendium(generator, n_compounds=6) for _ in range(2))
-    right.contrasts["pubchem_cid"] += 500
-    for side in (left, right):
-        side.contrasts["parent_key"] = [f"PARENT{'ABCDEF'[n // 2]}" for n in range(12)]
-    strata = {"A549": left}, {"A549": right}
-    matched = match_strata(*strata, "sciplex", "tahoe")
-    assert matched.empty
-    rows = np.arange(12)
-    columns = {"left_row": rows, "right_row": rows, "left_contrast": rows, "right_contrast": rows, "pubchem_cid": rows + 1}
-    matched = pd.DataFrame(columns).assign(
-        cell_type="A549", pert_time_h=24.0, left_dataset="a", right_dataset="b", left_stratum="A549", right_stratum="A549"
-    )
-    by_id, by_parent = (retrieve(matched, *strata, compound=key).queries for key in ("pubchem_cid", "parent_key"))
-    assert set(by_id["positives"]) == {"matched_condition"}
-    assert chosen(by_parent, **STRICT | {"positives": "same_compound"})["n_positives"].unique().tolist() == [2]
 
 
 def test_pools_may_hold_more_than_what_is_matched() -> None:

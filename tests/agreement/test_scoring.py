@@ -355,20 +355,3 @@ def test_pairs_within_one_stratum_share_what_is_read_and_score_the_same() -> Non
         assert list(found) == list(expected)
         for name in found:
             assert_allclose(found[name], expected[name], atol=1e-12, err_msg=name)
-
-
-def test_salts_of_the_compound_are_no_others_where_parent_structures_match() -> None:
-    """Compounds 1 and 2 are salts of one parent; the left dataset has the one, the right one both."""
-    generator = np.random.default_rng(0)
-    left = {"s": make_effects([(cid, "A549", 24, 1.0) for cid in (1, 3, 4)], generator.normal(size=(3, 20)))}
-    right = {"s": make_effects([(cid, "A549", 24, 1.0) for cid in (1, 2, 3)], generator.normal(size=(3, 20)))}
-    left["s"].contrasts["parent_key"] = ["SALTS", None, None]
-    right["s"].contrasts["parent_key"] = ["SALTS", "SALTS", None]
-    expected = {"pubchem_cid": ([(1, 0), (3, 2)], [2, 2]), "parent_key": ([(1, 0), (1, 1), (3, 2)], [1, 1, 1])}
-    for compound, (pairs, n_others) in expected.items():
-        matched = match_strata(left, right, "x", "y", compound=compound)
-        assert list(zip(matched["pubchem_cid"], matched["right_contrast"], strict=True)) == pairs
-        scored = score_matched(matched, left, right, options=ScoreOptions(compound=compound))
-        assert scored.conditions["right_baseline_compounds"].tolist() == n_others
-        assert scored.conditions["left_baseline_compounds"].tolist() == [2] * len(pairs)
-        assert by_metric(scored, "left_target_peers_n")["spearman_logFC"].tolist() == n_others

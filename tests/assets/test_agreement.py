@@ -15,6 +15,7 @@ from assets.planning import COMPENDIUM, Planner, WaitingError
 from perturbridge_dagster.agreement import compendium, summary
 from perturbridge_dagster.agreement.gallery import PICTURES, redraw
 from perturbridge_dagster.errors import InputError
+from perturbridge_dagster.payloads.tasks import TASKS
 from perturbridge_dagster.registry import dataset_pairs, pair_key
 from perturbridge_dagster.written import read_parquet, read_stamp
 from resources.store import SETTINGS, Output
@@ -22,6 +23,7 @@ from resources.store import SETTINGS, Output
 pytestmark = pytest.mark.slow
 
 PAIR = ("l1000_phase1__sciplex",)
+UNIT = ["pubchem_cid", "cell_type", "pert_time_h"]
 STAGES = {"cross_dataset_agreement": PAIR, "replicate_agreement": ("sciplex",), "compendium_agreement": COMPENDIUM}
 
 
@@ -116,6 +118,45 @@ def test_an_option_makes_the_stages_that_take_it_stale(demo_home, monkeypatch):
     assert (weighted["matched_conditions"], weighted["replicate_agreement"]) == ("current", "current")
     assert (weighted["cross_dataset_agreement"], weighted["compendium_agreement"]) == ("stale", "waiting")
     assert states(compound="parent_key")["matched_conditions"] == "stale"
+
+
+def test_salts_count_as_one_compound_in_every_stage(demo_home, tmp_path):
+    """The sample has salts of doxorubicin, tubastatin A and mitoxantrone; doxorubicin's smallest id is in a third dataset."""
+    planner = demo_home.planner()
+    made: dict[str, Path] = {}
+
+    def make(stage: str, key: tuple[str, ...], name: str) -> Path:
+        [part] = planner.plan(stage, key)
+        of_pair = {"matched": f"matched:{'__'.join(key)}"}
+        inputs = {kind: replace(of, path=str(made.get(of_pair.get(kind, kind), of.path))) for kind, of in part.request.inputs.items()}
+        folder = tmp_path / name.replace(":", "-")
+        folder.mkdir()
+        TASKS[stage](replace(part.request, arguments={**part.request.arguments, "compound": "parent_key"}, inputs=inputs), folder)
+        made[name] = folder
+        return folder
+
+    for key in planner.keys("matched_conditions"):
+        make("matched_conditions", key, f"matched:{key[0]}")
+        make("cross_dataset_agreement", key, f"scores:{key[0]}")
+    make("replicate_agreement", ("l1000_phase1",), "replicates:l1000_phase1")
+    whole = make("compendium_agreement", COMPENDIUM, "compendium")
+
+    doxorubicin, tubastatin, mitoxantrone = (31703, 443939), (49850262, 57336514), (51082, 5458171, 4212)
+    before = set(table(demo_home, "cross_dataset_agreement", "conditions")["pubchem_cid"])
+    pair = read_parquet(made[f"scores:{PAIR[0]}"] / "conditions.parquet", "cross_dataset_agreement")
+    assert set(pair["pubchem_cid"]) == before | {tubastatin[0], mitoxantrone[0]}, "matched although no id is in both"
+    assert doxorubicin[1] in before, "the only one of these two datasets"
+    summaries = read_parquet(made[f"scores:{PAIR[0]}"] / "pair.parquet", "cross_dataset_agreement")
+    assert set(summaries["n_compounds"]) == {pair["pubchem_cid"].nunique()}
+
+    conditions = read_parquet(whole / "conditions.parquet", "compendium_agreement")
+    of_pairs = conditions.groupby(["left_dataset", "right_dataset"])["pubchem_cid"].agg(set)
+    assert all(doxorubicin[0] in ids and doxorubicin[1] not in ids for ids in of_pairs), "one id wherever it was matched"
+    assert mitoxantrone[2] in set(conditions["pubchem_cid"])
+    assert not {mitoxantrone[0], mitoxantrone[1]} & set(conditions["pubchem_cid"])
+    units = read_parquet(whole / "units.parquet", "compendium_agreement")
+    assert set(units["pubchem_cid"]) <= set(conditions["pubchem_cid"])
+    assert not units.duplicated(["left_dataset", "right_dataset", "gene_universe", "metric", *UNIT]).any()
 
 
 @pytest.mark.parametrize("stage", STAGES)
