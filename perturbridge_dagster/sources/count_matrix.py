@@ -82,7 +82,7 @@ def _table(file: Path, screen: Screen, dataset: str) -> tuple[sparse.csr_matrix,
     blocks, rows = [], []
     columns: pd.Index = pd.Index([])
     try:
-        for part in _parts(file, screen.counts.kind):
+        for part in _parts(file, screen.counts.kind, dataset):
             columns = part.columns
             blocks.append(sparse.csr_matrix(_numbers(part, dataset, file)))
             rows.append(part.index)
@@ -100,7 +100,7 @@ def _table(file: Path, screen: Screen, dataset: str) -> tuple[sparse.csr_matrix,
     return sparse.vstack(blocks, format="csr"), names.astype(str), columns.astype(str)
 
 
-def _parts(file: Path, kind: str) -> Iterator[pd.DataFrame]:
+def _parts(file: Path, kind: str, dataset: str) -> Iterator[pd.DataFrame]:
     """Some rows of a table at a time, with their names as index."""
     if kind == ".parquet":
         import pyarrow.parquet as pq
@@ -117,6 +117,7 @@ def _parts(file: Path, kind: str) -> Iterator[pd.DataFrame]:
         file, sep=separator, dtype={0: str}, chunksize=_ROWS, encoding="utf-8-sig", na_filter=False, low_memory=False
     ) as parts:
         for part in parts:
+            require_no_separator_at_the_end(part, header, dataset, file)
             # R's write.table leaves out the name of the first column, which pandas then takes for the index by itself; it would guess
             # the type of an index that it is told
             named = part.set_index(part.columns[0]) if isinstance(part.index, pd.RangeIndex) else part
@@ -128,6 +129,32 @@ def text_header(file: Path, separator: str) -> list[str]:
     """Fields of the first line of a text table, as they are written."""
     first = pd.read_csv(file, sep=separator, header=None, nrows=1, dtype=str, na_filter=False, encoding="utf-8-sig")
     return list(first.iloc[0])
+
+
+def require_no_separator_at_the_end(table: pd.DataFrame, header: list[str], dataset: str, file: Path) -> None:
+    """Refuse lines that have a field more than the header and nothing in the last: pandas takes their first for row names.
+
+    Parameters
+    ----------
+    table
+        As pandas read it.
+    header
+        Of :func:`text_header`.
+    dataset, file
+        For the error.
+
+    Raises
+    ------
+    InputError
+        If lines are so.
+    """
+    if not isinstance(table.index, pd.RangeIndex) and table.shape[1] == len(header) and (table.iloc[:, -1] == "").all():
+        raise InputError(
+            f"the header has {len(header):,} fields, each line one more, of which the last is empty.",
+            dataset=dataset,
+            file=file,
+            advice="Remove the separator at the end of each line; or, where the first column holds the names of rows, give it a header.",
+        )
 
 
 def _numbers(part: pd.DataFrame, dataset: str, file: Path) -> np.ndarray:

@@ -20,7 +20,7 @@ from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.doses import parse_dose_uM, parse_time_h, unparsed
 from perturbridge_dagster.registry import Dataset
 from perturbridge_dagster.registry.screen import Column, Everywhere, Screen
-from perturbridge_dagster.sources.count_matrix import UNREADABLE, read_counts, text_header, with_row_names
+from perturbridge_dagster.sources.count_matrix import UNREADABLE, read_counts, require_no_separator_at_the_end, text_header, with_row_names
 from perturbridge_dagster.sources.native import (
     Expression,
     GeneKind,
@@ -103,6 +103,7 @@ def _sheet(file: Path, dataset: str) -> pd.DataFrame:
             separator = "," if suffix == ".csv" else "\t"
             sheet = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
             header = text_header(file, separator)
+            require_no_separator_at_the_end(sheet, header, dataset, file)
         else:
             raise InputError(f"{file.name} is no sample sheet.", dataset=dataset, file=file, expected=".csv, .tsv, .txt, .xlsx or .parquet")
     except (*UNREADABLE, CalamineError) as error:

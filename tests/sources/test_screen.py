@@ -315,6 +315,17 @@ def test_a_column_of_the_sheet_that_occurs_twice_is_refused(form: str, screen: P
     assert "rows Dose: a column of the sample sheet occurs more than once" in message
 
 
+@pytest.mark.parametrize("name", ["counts.csv", "layout.csv"])
+def test_lines_that_end_in_a_separator_are_refused(name: str, screen: Path) -> None:
+    """pandas takes the first of their fields for the name of the row, and each other for that of the column before it."""
+    file = screen.parent / name
+    header, *lines = file.read_text().splitlines()
+    file.write_text("\n".join([header, *(line + "," for line in lines)]) + "\n")
+    message = refused(screen)
+    assert f"{name}: the header has {header.count(',') + 1} fields, each line one more, of which the last is empty." in message
+    assert "Remove the separator at the end of each line" in message
+
+
 @pytest.mark.parametrize("rows", ["genes", "samples"])
 def test_names_that_look_like_numbers_are_names(
     rows: str, screen: Path, sheet: pd.DataFrame, counts: pd.DataFrame, description: Description
