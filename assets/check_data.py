@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     store = Store(home=str(home))
     is_any_left_out = print_broken_screens(store)
     try:
-        if not is_any_left_out and not store.source_folders():
+        if not (is_any_left_out or store.source_folders() or store.op3_benchmark_folder()):
             print("Nothing is configured: judging the sample compendium.", flush=True)
             use_sample(home)
             with dagster_instance(home) as instance:

@@ -31,6 +31,16 @@ def test_real_files_are_never_mixed_with_the_sample(tmp_path):
     assert not use_sample(tmp_path), "nor is a real benchmark"
 
 
+def test_a_real_benchmark_alone_is_no_reason_to_judge_the_sample(tmp_path, monkeypatch, capsys):
+    prepare_home(tmp_path)
+    (tmp_path / SETTINGS).write_text('[op3_benchmark]\nfolder = "/data/op3"\n')
+    monkeypatch.setenv("PERTURBRIDGE_HOME", str(tmp_path))
+    assert check_data.main([]) == 1
+    said = capsys.readouterr()
+    assert "sample" not in said.out + said.err
+    assert "op3_evaluation" in said.out
+
+
 def test_a_misspelt_table_is_refused_before_anything_is_written_to_the_settings(tmp_path, monkeypatch, capsys):
     prepare_home(tmp_path)
     settings = '[source]\nl1000_phase1 = "/data/lincs"\n'
