@@ -37,6 +37,7 @@ def holdout_evaluation(context: dg.AssetExecutionContext, store: Store, compute:
     summary, datasets, promises, profiles = (
         read_parquet(output.folder / f"{name}.parquet", "holdout_evaluation") for name in ("summary", "datasets", "promises", "profiles")
     )
+    together = profiles[profiles["dataset"].isna()]
     metadata = {
         "verdict": dg.MetadataValue.md((output.folder / "verdict.md").read_text()),
         "picture_rmse": picture(output.folder / "figures" / "rmse.png"),
@@ -44,7 +45,7 @@ def holdout_evaluation(context: dg.AssetExecutionContext, store: Store, compute:
         "rmse": table_metadata(summary[_SHOWN], 200),
         "datasets": table_metadata(datasets),
         "promises": table_metadata(promises.drop_duplicates(["predictor", "promise"])),
-        "profiles": table_metadata(profiles[profiles["dataset"].isna()], 200),
+        "profiles": table_metadata(together if len(together) else profiles[profiles["baseline"].isna()], 300),
         "dagster/row_count": len(summary),
     }
     return result(outputs, metadata)

@@ -191,7 +191,7 @@ _STAGES = (
     Stage(
         "holdout_evaluation",
         "evaluations/holdout",
-        "2",
+        "3",
         (
             Check("scores", True, "Every dataset that can be scored is scored by every predictor and seed, and intervals fit their means."),
             Check(

@@ -38,6 +38,7 @@ def holdout_evaluation(request: Request, folder: Path) -> None:
     found = study.finish()
     runs = scores.runs_table(rule, found.runs, found.errors, [variant.name for variant in settings.variants(rule)])
     summarized, compared = summary.compare(rule, runs, found.errors)
+    profiles = found.profiles.assign(rule=rule)
     tables = {
         "datasets": (study.targets, contract.HOLDOUT_DATASETS),
         "promises": (scores.promises_kept(corpus, rule, settings.variants(rule), study.scored), contract.HOLDOUT_PROMISES),
@@ -45,11 +46,11 @@ def holdout_evaluation(request: Request, folder: Path) -> None:
         "errors": (found.errors.assign(rule=rule), contract.HOLDOUT_ERRORS),
         "summary": (summarized, contract.HOLDOUT_SUMMARY),
         "comparisons": (compared, contract.HOLDOUT_COMPARISONS),
-        "profiles": (found.profiles.assign(rule=rule), contract.HOLDOUT_PROFILES),
+        "profiles": (profiles, contract.HOLDOUT_PROFILES),
     }
     for name, (frame, table) in tables.items():
         write_parquet(folder / f"{name}.parquet", frame, table, stamp)
-    (folder / "verdict.md").write_text(summary.describe(rule, summarized, study.targets, settings.in_words(rule)))
+    (folder / "verdict.md").write_text(summary.describe(rule, summarized, profiles, study.targets, settings.in_words(rule)))
     write_figure(folder, "rmse.png", figures.rmse_figure(summarized))
     write_figure(folder, "differences.png", figures.difference_figure(summarized))
     shutil.rmtree(place, ignore_errors=True)

@@ -10,7 +10,7 @@ starts from fingerprints, they hold every compound of the corpus that has one, w
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,6 +65,10 @@ class Vocabularies:
             readout=tuple(sorted(readouts)),
             unknown=unknown,
         )
+
+    def covers(self, other: Vocabularies) -> bool:
+        """Whether these are the other's but for more molecules, as those of a model of fingerprints are."""
+        return replace(self, perturbation=other.perturbation) == other and set(other.perturbation) <= set(self.perturbation)
 
     def symbols(self, name: str) -> tuple[str, ...]:
         """The symbols of one vocabulary, by its name."""

@@ -197,28 +197,66 @@ def evaluate(
         symbols that a model does not know.
     """
     names = [predictor.name for predictor in predictors]
+    wanted = sorted(corpus.conditions["dataset"].unique() if datasets is None else datasets)
+    scores, conditions = _score(predictors, corpus, vocabularies, rule, splits, wanted)
+    return Evaluation(
+        _score_table(scores, splits, wanted, names), summarize_profiles(conditions, names, splits=splits, datasets=wanted), conditions
+    )
+
+
+def score_conditions(
+    predictors: Sequence[Predictor], corpus: StoredCorpus, vocabularies: Vocabularies, *, rule: str, split: str, datasets: Sequence[str]
+) -> pd.DataFrame:
+    """Metrics of every held-out condition, for whoever scores some predictors now and sets others beside them later.
+
+    Parameters
+    ----------
+    predictors, corpus, vocabularies, rule
+        See :func:`evaluate`.
+    split, datasets
+        What to score.
+
+    Returns
+    -------
+    DataFrame
+        ``Evaluation.conditions``; the same conditions in the same order for any predictor.
+
+    Raises
+    ------
+    InputError
+        See :func:`evaluate`.
+    """
+    return _score(predictors, corpus, vocabularies, rule, [split], datasets)[1]
+
+
+def _score(
+    predictors: Sequence[Predictor],
+    corpus: StoredCorpus,
+    vocabularies: Vocabularies,
+    rule: str,
+    splits: Sequence[str],
+    datasets: Sequence[str],
+) -> tuple[dict[tuple[str, str, str], Scores], pd.DataFrame]:
+    """Scores by split, dataset and predictor, and ``Evaluation.conditions``."""
+    names = [predictor.name for predictor in predictors]
     if len(set(names)) < len(names):
         raise InputError("two predictors have the same name", rows=sorted({name for name in names if names.count(name) > 1}))
     for predictor in predictors:
-        if getattr(predictor, "vocabularies", vocabularies) != vocabularies:
+        if not getattr(predictor, "vocabularies", vocabularies).covers(vocabularies):
             raise InputError(
                 f"{predictor.name} was trained with other vocabularies than those of the evaluation",
                 expected="vocabularies of the same corpus and split rule",
                 advice="Train it on this corpus, or evaluate it on the corpus it was trained on.",
             )
-    wanted = sorted(corpus.conditions["dataset"].unique() if datasets is None else datasets)
-    scores = {(split, dataset, name): Scores() for split in splits for dataset in wanted for name in names}
+    scores = {(split, dataset, name): Scores() for split in splits for dataset in datasets for name in names}
     frames = []
-    for dataset in wanted:  # a baseline may be fitted for a dataset, so all splits of one come together
+    for dataset in datasets:  # a baseline may be fitted for a dataset, so all splits of one come together
         for split in splits:
             held_out = encode_split(corpus, split, vocabularies, rule=rule, datasets=[dataset])
             for blocks in _by_context(held_out):
                 for part in _score_context(predictors, held_out, blocks, {name: scores[split, dataset, name] for name in names}):
                     frames.append(part.assign(split=split))
-    conditions = pd.concat(frames, ignore_index=True) if frames else _no_conditions()
-    return Evaluation(
-        _score_table(scores, splits, wanted, names), summarize_profiles(conditions, names, splits=splits, datasets=wanted), conditions
-    )
+    return scores, pd.concat(frames, ignore_index=True) if frames else _no_conditions()
 
 
 def _by_context(split: EncodedSplit) -> list[list[EncodedBlock]]:

@@ -130,6 +130,9 @@ _METRICS = (
 PROFILE_METRICS = {metric.name: metric for metric in _METRICS}
 """Every metric of a profile by name, in the order of the contract."""
 
+REPORTED_METRICS = ("rmse", "pearson", "direction_agreement", "recovery_at_fdr", "discrimination")
+"""Those that reports show: how far, how alike, which way, how much of the biology is found, and whether it is that of this compound."""
+
 _AMONG_OTHERS = ("discrimination", "discrimination_inverse")
 BY_CHANCE = ("recovery_at_n_by_chance", "recovery_at_fdr_by_chance")
 """What a random order of the genes is expected to score, of the metrics for which that depends on the condition."""

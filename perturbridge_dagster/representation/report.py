@@ -17,7 +17,7 @@ from perturbridge_dagster.labels import dataset_label, in_registry_order
 from perturbridge_dagster.reports import listed, markdown_table, number, plural, with_interval
 from perturbridge_dagster.representation.baselines import BASELINES
 from perturbridge_dagster.representation.figures import PICTURES, printed
-from perturbridge_dagster.representation.profile_metrics import PROFILE_METRICS
+from perturbridge_dagster.representation.profile_metrics import PROFILE_METRICS, REPORTED_METRICS
 from perturbridge_dagster.representation.report_parts import TABLES, Part, all_datasets, verdicts
 from perturbridge_dagster.representation.splits import SPLIT_RULES
 from perturbridge_dagster.representation.verdicts import FEWEST_HELD_OUT
@@ -27,7 +27,6 @@ FEW_COMPOUNDS = 10
 """Held-out compounds below which an interval is unreliable."""
 
 _DIGITS = 3
-_METRICS = ("rmse", "pearson", "direction_agreement", "recovery_at_fdr", "discrimination")
 _SEEN = {
     "cid_anywhere": "compound seen",
     "cid_in_target_dataset": "compound seen in its dataset",
@@ -212,7 +211,7 @@ def _profiles(parts: Sequence[Part]) -> list[str]:
         if part.key[0] != "all" or "profile_scores" not in part.tables:
             continue
         profiles = all_datasets(part.tables["profile_scores"])
-        shown = profiles[profiles["baseline"].isna() & profiles["metric"].isin(_METRICS)]
+        shown = profiles[profiles["baseline"].isna() & profiles["metric"].isin(REPORTED_METRICS)]
         shown = shown[shown["split"] == ("test" if (shown["split"] == "test").any() else "val")]
         if shown.empty:
             continue
@@ -224,26 +223,26 @@ def _profiles(parts: Sequence[Part]) -> list[str]:
                     with_interval(*(by.loc[(predictor, metric), name] for name in ("value", "low", "high")))
                     if (predictor, metric) in by.index
                     else "–"
-                    for metric in _METRICS
+                    for metric in REPORTED_METRICS
                 ),
             )
             for predictor in dict.fromkeys(shown["predictor"])
         ]
-        chance = [_by_chance(shown[(shown["metric"] == name) & (shown["predictor"] == part.key[1])]) for name in _METRICS]
-        counts = [_counts(shown[(shown["metric"] == name) & (shown["n_conditions"] > 0)]) for name in _METRICS]
+        chance = [_by_chance(shown[(shown["metric"] == name) & (shown["predictor"] == part.key[1])]) for name in REPORTED_METRICS]
+        counts = [_counts(shown[(shown["metric"] == name) & (shown["n_conditions"] > 0)]) for name in REPORTED_METRICS]
         lines += [
             f"### {printed(part.key[1])} on corpus `all`: how much of the biology",
             "",
             "Means over the held-out conditions in which a metric is defined. The last row says how many, and of how many compounds.",
             "",
             markdown_table(
-                ("predictor", *(PROFILE_METRICS[name].title for name in _METRICS)),
+                ("predictor", *(PROFILE_METRICS[name].title for name in REPORTED_METRICS)),
                 [*table, ("*by chance*", *chance), ("*conditions (compounds)*", *counts)],
             ),
             "",
         ]
     if lines:
-        lines += [*(f"- *{PROFILE_METRICS[name].title}*: {PROFILE_METRICS[name].sentence}" for name in _METRICS), ""]
+        lines += [*(f"- *{PROFILE_METRICS[name].title}*: {PROFILE_METRICS[name].sentence}" for name in REPORTED_METRICS), ""]
     return lines
 
 

@@ -297,9 +297,10 @@ def test_a_model_is_scored_by_what_it_predicts_of_each_value(additive_corpus: St
 
 
 def test_a_model_of_another_vocabulary_is_refused(additive_corpus: StoredCorpus, trained: TrainedModel) -> None:
-    other = replace(trained.vocabularies, readout=trained.vocabularies.readout[1:])
-    with pytest.raises(InputError, match="other vocabularies"):
-        evaluate([ModelPredictor(trained)], additive_corpus, other)
+    own = trained.vocabularies
+    for other in (replace(own, readout=own.readout[1:]), replace(own, perturbation=(*own.perturbation, "of no train condition"))):
+        with pytest.raises(InputError, match="other vocabularies"):
+            evaluate([ModelPredictor(trained)], additive_corpus, other)
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------------------------

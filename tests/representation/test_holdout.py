@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from perturbridge_dagster.contract import HOLDOUT_COMPARISONS, HOLDOUT_DATASETS, HOLDOUT_RUNS, HOLDOUT_SUMMARY
+from perturbridge_dagster.contract import HOLDOUT_COMPARISONS, HOLDOUT_DATASETS, HOLDOUT_PROFILES, HOLDOUT_RUNS, HOLDOUT_SUMMARY
 from perturbridge_dagster.representation.baselines import Zero
 from perturbridge_dagster.representation.corpus import StoredCorpus
 from perturbridge_dagster.representation.encoding import EncodedBlock, encode_split
@@ -21,6 +21,7 @@ from perturbridge_dagster.written import to_arrow
 
 pytestmark = pytest.mark.slow
 
+NO_PROFILES = pd.DataFrame(columns=HOLDOUT_PROFILES.names)
 RULES = ("molecules", "parents", "contexts", "scaffolds")
 
 
@@ -186,7 +187,7 @@ def test_a_variant_that_is_worse_or_no_better_does_not_win() -> None:
         runs = scores.runs_table("molecules", made_runs(errors), errors, ["scratch"])
         table, _ = summary.compare("molecules", runs, errors)
         assert not table.set_index("predictor").loc["scratch", "beats_best_baseline"]
-        assert "does NOT beat the best baseline" in summary.describe("molecules", table, targets_of("alpha"), "How.")
+        assert "does NOT beat the best baseline" in summary.describe("molecules", table, NO_PROFILES, targets_of("alpha"), "How.")
 
 
 def targets_of(*scored: str) -> pd.DataFrame:
@@ -268,7 +269,7 @@ def test_it_takes_some_clusters_to_win(n_clusters: int, wins: bool) -> None:
     row = table.set_index("predictor").loc["scratch"]
     assert row["difference_high"] < 0
     assert row["beats_best_baseline"] == wins
-    said = summary.describe("molecules", table, targets_of("alpha"), "How.")
+    said = summary.describe("molecules", table, NO_PROFILES, targets_of("alpha"), "How.")
     assert ("beats the best baseline on 1 of 1" in said) == wins
     assert (f"Too few compounds are held out for anyone to win on: alpha ({n_clusters}); it takes 5." in said) == (not wins)
     assert ("- scratch: " in said) == wins, "of too few it is said neither that it wins nor that it loses"
@@ -303,14 +304,40 @@ def test_compounds_within_few_groups_are_no_replicates(rule: str) -> None:
 def test_the_verdict_names_who_wins_and_what_was_not_scored() -> None:
     errors = made_errors()
     table, _ = summary.compare("molecules", scores.runs_table("molecules", made_runs(errors), errors, ["scratch"]), errors)
-    said = summary.describe("molecules", table, targets_of("alpha"), "Trained somehow.")
+    said = summary.describe("molecules", table, NO_PROFILES, targets_of("alpha"), "Trained somehow.")
     assert "scratch: beats the best baseline on 1 of 1 (alpha)" in said
     assert "Not scored: delta (no validation values)." in said
     assert "Trained somehow." in said
     row = table.set_index("predictor").loc["scratch"]
     assert f"**{row['test_rmse_mean']:.4f} ± {row['test_rmse_sd']:.4f}**" in said
-    nothing = summary.describe("molecules", table.iloc[:0], targets_of(), "How.")
+    nothing = summary.describe("molecules", table.iloc[:0], NO_PROFILES, targets_of(), "How.")
     assert "Nothing could be scored." in nothing
+
+
+def test_the_verdict_has_whole_profiles_by_dataset_or_together() -> None:
+    errors = made_errors()
+    table, _ = summary.compare("molecules", scores.runs_table("molecules", made_runs(errors), errors, ["scratch"]), errors)
+    values = {"scratch": 0.25, "zero": np.nan, "gene_mean": 0.5}
+    rows = [
+        {"predictor": name, "baseline": None, "dataset": dataset, "metric": metric, "value": value, "by_chance": chance}
+        for metric, chance in (("pearson", 0.0), ("rmse", None))
+        for dataset in ("alpha", "beta")
+        for name, value in values.items()
+    ]
+    paired = [{"predictor": "scratch", "baseline": "gene_mean", "dataset": "alpha", "metric": "pearson", "value": 9.0, "by_chance": None}]
+    profiles = pd.DataFrame([*rows, *paired])
+    said = summary.describe("molecules", table, profiles, targets_of("alpha"), "How.")
+    names = list(table["predictor"])
+    cells = {"scratch": "0.250", "zero": "", "gene_mean": "**0.500**"}
+    assert f"| dataset | {' | '.join(name.replace('_', ' ') for name in names)} | by chance |" in said
+    for dataset in ("alpha", "beta"):
+        assert f"| {dataset} | {' | '.join(cells[name] for name in names)} | 0.000 |" in said
+    assert "9.0" not in said
+    assert "RMSE of a profile" not in said
+    together = profiles.assign(dataset=None)[profiles["dataset"] == "alpha"]
+    both = summary.describe("molecules", table, pd.concat([together, profiles]), targets_of("alpha"), "How.")
+    assert "| all_datasets | " in both
+    assert "| beta | " not in both
 
 
 def test_pictures_are_drawn_from_the_summary_even_where_it_is_empty() -> None:

@@ -17,10 +17,11 @@ import torch
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.representation import training
+from perturbridge_dagster.representation.baselines import BASELINES, Zero
 from perturbridge_dagster.representation.checkpoints import load_model
 from perturbridge_dagster.representation.corpus import StoredCorpus
 from perturbridge_dagster.representation.encoding import encode_split
-from perturbridge_dagster.representation.evaluation import ModelPredictor
+from perturbridge_dagster.representation.evaluation import ModelPredictor, evaluate
 from perturbridge_dagster.representation.fingerprints import morgan_bits
 from perturbridge_dagster.representation.holdout import scores, study
 from perturbridge_dagster.representation.holdout.scores import ALL_DATASETS
@@ -60,6 +61,7 @@ def silent(line: str) -> None:
 def assert_same(left: StudyResult, right: StudyResult) -> None:
     pd.testing.assert_frame_equal(left.runs, right.runs, check_exact=True)
     pd.testing.assert_frame_equal(left.errors, right.errors, check_exact=True)
+    pd.testing.assert_frame_equal(left.profiles, right.profiles, check_exact=True)
 
 
 # ---- what there is -----------------------------------------------------------------------------------------------------------
@@ -165,7 +167,24 @@ def test_every_variant_is_scored_on_every_target_with_every_seed(additive_corpus
     n_test = {dataset: additive_corpus.conditions_of("test", "molecules", [dataset])["n_values"].sum() for dataset in scored}
     for (_, dataset, _), rows in finished.errors.groupby(["predictor", "dataset", "seed"], dropna=False):
         assert rows["n_values"].sum() == n_test[dataset]
-    assert finished.profiles.empty
+
+
+@pytest.mark.slow
+def test_whole_profiles_of_every_variant_stand_beside_every_baseline(additive_corpus: StoredCorpus, finished: StudyResult) -> None:
+    [dataset] = finished.runs["dataset"].unique()
+    profiles = finished.profiles
+    assert set(profiles["dataset"]) == {dataset}, "a target stands for itself"
+    means, differences = profiles[profiles["baseline"].isna()], profiles[profiles["baseline"].notna()]
+    assert set(means["predictor"]) == set(finished.errors["predictor"])
+    assert set(zip(differences["predictor"], differences["baseline"], strict=True)) == {(a, b) for a in VARIANTS for b in BASELINES}
+    assert not profiles.duplicated(["predictor", "baseline", "metric"]).any()
+    rmse = means[means["metric"] == "rmse"].set_index("predictor")["value"]
+    for row in differences[differences["metric"] == "rmse"].to_dict("records"):
+        assert row["value"] == pytest.approx(rmse[row["predictor"]] - rmse[row["baseline"]])
+    vocabularies = additive_corpus.vocabularies("molecules", unknown=True)
+    alone = evaluate([Zero()], additive_corpus, vocabularies, rule="molecules", splits=["test"], datasets=[dataset]).profiles
+    expected = alone[alone["dataset"].notna()].reset_index(drop=True)
+    pd.testing.assert_frame_equal(means[means["predictor"] == "zero"].reset_index(drop=True), expected)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ here: the training loop (``training.py``), or what the scores come to (``summary
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 from perturbridge_dagster.contract import PROFILE_SCORES
 from perturbridge_dagster.representation.checkpoints import Start, load_model
 from perturbridge_dagster.representation.encoding import EncodedSplit, Vocabularies, encode_split
-from perturbridge_dagster.representation.evaluation import ModelPredictor, evaluate
+from perturbridge_dagster.representation.evaluation import ModelPredictor, score_conditions, summarize_profiles
 from perturbridge_dagster.representation.fingerprints import morgan_bits
 from perturbridge_dagster.representation.holdout.scores import (
     ALL_DATASETS,
@@ -40,8 +40,7 @@ MORGAN_RADIUS = 2
 """Of the fingerprints that embeddings start from, which have a bit a dimension. As published."""
 
 
-_RECORD, _ERRORS, _PROFILES, _BASELINES = "run.json", "errors.parquet", "profiles.parquet", "baselines.parquet"
-_KEY_OF_PROFILES = ["predictor", "baseline", "split", "dataset", "metric"]
+_RECORD, _ERRORS, _CONDITIONS, _BASELINES = "run.json", "errors.parquet", "conditions.parquet", "baselines.parquet"
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,8 @@ class StudyResult:
     errors
         Columns ``scores.ERROR_COLUMNS``, on test values, of all runs and baselines.
     profiles
-        Table PROFILE_SCORES of the contract, of the first seed of each model; empty where every dataset is a target.
+        Table PROFILE_SCORES of the contract, of the first seed of each variant; of every scored dataset and, where one checkpoint is for
+        all, of all together.
     """
 
     runs: pd.DataFrame
@@ -139,19 +139,41 @@ class Study:
                 for baseline in self.baselines
             ]
             of_baselines = pd.concat(errors, ignore_index=True).reindex(columns=list(ERROR_COLUMNS))  # without a seed
+            self._write(self.folder / _CONDITIONS, pd.concat([self._conditions(self.baselines, dataset) for dataset in self.scored]))
             self._write(self.folder / _BASELINES, of_baselines)
         rows = [row for run in self.runs for row in self._record(run)]
         places = [*(self.folder / run.place / _ERRORS for run in self.runs), *([self.folder / _BASELINES] if self.runs else [])]
-        profiles = [pd.read_parquet(file) for run in self.runs if (file := self.folder / run.place / _PROFILES).is_file()]
         return StudyResult(
             pd.DataFrame(rows),
             pd.concat([pd.read_parquet(file).astype({"seed": "Int64"}) for file in places], ignore_index=True)
             if places
             else pd.DataFrame(columns=list(ERROR_COLUMNS)),
-            pd.concat(profiles, ignore_index=True).drop_duplicates(_KEY_OF_PROFILES, ignore_index=True)
-            if profiles
-            else pd.DataFrame(columns=PROFILE_SCORES.names),
+            self._profiles(),
         )
+
+    def _conditions(self, predictors: Sequence[Predictor], dataset: str) -> pd.DataFrame:
+        """Metrics of every test condition of a dataset, or of all."""
+        return score_conditions(
+            predictors, self.corpus, self.vocabularies, rule=self.rule, split="test", datasets=self._datasets_of(dataset)
+        )
+
+    def _datasets_of(self, dataset: str) -> list[str]:
+        return sorted(self.corpus.conditions["dataset"].unique()) if dataset == ALL_DATASETS else [dataset]
+
+    def _profiles(self) -> pd.DataFrame:
+        """Means over conditions of all variants and baselines, with intervals, and the paired differences."""
+        folders = [*(self.folder / run.place for run in self.runs), self.folder]
+        found = [pd.read_parquet(file) for folder in folders if (file := folder / _CONDITIONS).is_file()]
+        if not found:
+            return pd.DataFrame(columns=PROFILE_SCORES.names)
+        conditions, tables = pd.concat(found, ignore_index=True), []
+        for dataset in self.scored:
+            datasets = self._datasets_of(dataset)
+            rows = conditions[conditions["dataset"].isin(datasets)]
+            table = summarize_profiles(rows, list(rows["predictor"].unique()), splits=("test",), datasets=datasets)
+            # a target stands for itself: all of one dataset are no more than the dataset
+            tables.append(table if dataset == ALL_DATASETS else table[table["dataset"].notna()])
+        return pd.concat(tables, ignore_index=True)
 
     @staticmethod
     def _write(file: Path, frame: pd.DataFrame) -> None:
@@ -175,16 +197,15 @@ class Study:
         n_items = n_train_items(self.corpus, run.variant.architecture, self.rule, datasets)
         settings = self.settings.training(run.variant, run.seed, self.rule, n_items)
         result = train(self.corpus, settings, place, self.log, start=self._start(run, source_seed), datasets=datasets)
-        rows, errors = [], []
+        rows, errors, conditions = [], [], []
         # a checkpoint a dataset, or the one of all where selection is by all of them
         selected = result.of_dataset if selects_by_dataset(self.rule) else {ALL_DATASETS: place / "best.pt"}
         for dataset in [run.dataset] if run.dataset else self.scored:
             trained = load_model(selected[dataset])
             predictor = ModelPredictor(trained, run.variant.name)
             errors.append(squared_errors(predictor, self._test_values(dataset), self.rule).assign(predictor=predictor.name, seed=run.seed))
-            if dataset == ALL_DATASETS and run.seed == self.settings.models[run.variant.architecture].seeds[0]:
-                found = evaluate([predictor, *self.baselines], self.corpus, self.vocabularies, rule=self.rule, splits=("test",))
-                self._write(place / _PROFILES, found.profiles)
+            if run.seed == self.settings.models[run.variant.architecture].seeds[0]:
+                conditions.append(self._conditions([predictor], dataset))
             rows.append(
                 {
                     "predictor": predictor.name,
@@ -201,6 +222,8 @@ class Study:
                 }
             )
         self._write(place / _ERRORS, pd.concat(errors, ignore_index=True)[list(ERROR_COLUMNS)])
+        if conditions:
+            self._write(place / _CONDITIONS, pd.concat(conditions))
         write_json(place / _RECORD, rows)
         (place / "last.pt").unlink()
 

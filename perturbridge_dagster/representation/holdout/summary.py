@@ -9,7 +9,7 @@ with replacement: the same ones for every predictor, so that differences are pai
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,9 @@ import pandas as pd
 
 from perturbridge_dagster.agreement.bootstrap import N_RESAMPLES, bca_interval, drawn_counts
 from perturbridge_dagster.contract import HOLDOUT_COMPARISONS, HOLDOUT_SUMMARY
-from perturbridge_dagster.representation.holdout.scores import CLUSTER_WORDS, with_pooled
+from perturbridge_dagster.reports import markdown_table
+from perturbridge_dagster.representation.holdout.scores import ALL_DATASETS, CLUSTER_WORDS, with_pooled
+from perturbridge_dagster.representation.profile_metrics import PROFILE_METRICS, REPORTED_METRICS
 from perturbridge_dagster.representation.splits import SPLIT_RULES
 from perturbridge_dagster.representation.verdicts import FEWEST_HELD_OUT, favoured
 
@@ -194,43 +196,76 @@ class ResampledRmse:
 # ---- the verdict -------------------------------------------------------------------------------------------------------------
 
 
-def describe(rule: str, summary: pd.DataFrame, datasets: pd.DataFrame, how: str) -> str:
+def describe(rule: str, summary: pd.DataFrame, profiles: pd.DataFrame, datasets: pd.DataFrame, how: str) -> str:
     """Say in plain words, as Markdown, what a study found.
 
     Parameters
     ----------
     rule
         Name of the split.
-    summary, datasets
-        Tables HOLDOUT_SUMMARY and HOLDOUT_DATASETS of the contract.
+    summary, profiles, datasets
+        Tables HOLDOUT_SUMMARY, HOLDOUT_PROFILES and HOLDOUT_DATASETS of the contract.
     how
         How it was trained, in a sentence or two.
     """
-    lines = [f"**Held out: {rule.replace('_', ' ')}.** {SPLIT_RULES[rule].meaning}", "", how, ""]
+    paragraphs = [f"**Held out: {rule.replace('_', ' ')}.** {SPLIT_RULES[rule].meaning}", how]
     variants = summary[summary["kind"] == "variant"]
     if variants.empty:
-        return "\n".join([*lines, "Nothing could be scored.", "", *_not_scored(datasets)]).strip() + "\n"
+        paragraphs += ["Nothing could be scored.", _not_scored(datasets)]
+        return _joined(paragraphs)
     cells = {(row["dataset"], row["predictor"]): _cell(row) for row in summary.to_dict("records")}
     predictors = list(summary["predictor"].unique())
-    lines += [
+    lowest = summary.loc[summary.groupby("dataset")["test_rmse_mean"].idxmin()].set_index("dataset")["predictor"]
+    paragraphs += [
         "Test RMSE (log2), mean ± standard deviation over seeds; in bold what is lowest.",
-        "",
-        f"| dataset | {' | '.join(name.replace('_', ' ') for name in predictors)} |",
-        f"|---|{'---|' * len(predictors)}",
+        _table(cells, predictors, dict(lowest)),
     ]
     few = variants[variants["n_clusters"] < FEWEST_HELD_OUT].drop_duplicates("dataset")
-    lowest = summary.loc[summary.groupby("dataset")["test_rmse_mean"].idxmin()].set_index("dataset")["predictor"]
-    for dataset in summary["dataset"].unique():
-        shown = [cells.get((dataset, name), "") for name in predictors]
-        bold = [f"**{cell}**" if name == lowest[dataset] else cell for name, cell in zip(predictors, shown, strict=True)]
-        lines.append(f"| {dataset} | {' | '.join(bold)} |")
-    lines += [""]
     if len(few):
         named = ", ".join(f"{row['dataset']} ({row['n_clusters']})" for row in few.to_dict("records"))
-        lines += [f"Too few {few['clustered_by'].iloc[0]}s are held out for anyone to win on: {named}; it takes {FEWEST_HELD_OUT}.", ""]
-    judged = variants[variants["n_clusters"] >= FEWEST_HELD_OUT]
-    lines += [*(_said_of(str(name), rows) for name, rows in judged.groupby("predictor", sort=False)), "", *_not_scored(datasets)]
-    return "\n".join(lines).strip() + "\n"
+        paragraphs.append(f"Too few {few['clustered_by'].iloc[0]}s are held out for anyone to win on: {named}; it takes {FEWEST_HELD_OUT}.")
+    judged = variants[variants["n_clusters"] >= FEWEST_HELD_OUT].groupby("predictor", sort=False)
+    paragraphs += [
+        "\n".join(_said_of(str(name), rows) for name, rows in judged),
+        _not_scored(datasets),
+        *_profile_lines(profiles, predictors),
+    ]
+    return _joined(paragraphs)
+
+
+def _joined(paragraphs: Sequence[str]) -> str:
+    """A document of paragraphs, without those that are empty."""
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
+
+
+def _table(
+    cells: Mapping[tuple[str, str], str], predictors: Sequence[str], best: Mapping[str, str], more: Mapping[str, str] | None = None
+) -> str:
+    """A line a dataset, a column a predictor, the best in bold; and a last column, where there are more words of each dataset."""
+    rows = []
+    for dataset in dict.fromkeys(name for name, _ in cells):
+        shown = [cells.get((dataset, name), "") for name in predictors]
+        bold = [f"**{cell}**" if name == best.get(dataset) else cell for name, cell in zip(predictors, shown, strict=True)]
+        rows.append((dataset, *bold, *([more[dataset]] if more else [])))
+    return markdown_table(("dataset", *(name.replace("_", " ") for name in predictors), *(["by chance"] if more else [])), rows)
+
+
+def _profile_lines(profiles: pd.DataFrame, predictors: Sequence[str]) -> list[str]:
+    """A table for each metric of whole profiles: of all datasets together where one model is for all, else of each."""
+    means = profiles[profiles["baseline"].isna() & profiles["value"].notna()]
+    together = means[means["dataset"].isna()]
+    means = together.assign(dataset=ALL_DATASETS) if len(together) else means
+    paragraphs: list[str] = []
+    for name in REPORTED_METRICS:
+        metric, rows = PROFILE_METRICS[name], means[means["metric"] == name]
+        if not metric.higher_is_better or rows.empty:
+            continue
+        cells = {(row["dataset"], row["predictor"]): f"{row['value']:.3f}" for row in rows.to_dict("records")}
+        best = rows.loc[rows.groupby("dataset")["value"].idxmax()].set_index("dataset")["predictor"]
+        chance = rows.drop_duplicates("dataset").set_index("dataset")["by_chance"].map("{:.3f}".format)
+        paragraphs += [f"**{metric.title}.** {metric.sentence}", _table(cells, predictors, dict(best), dict(chance))]
+    words = "Whole profiles, of the first seed: means over the test conditions in which a metric is defined; in bold what is highest."
+    return [words, *paragraphs] if paragraphs else []
 
 
 def _cell(row: dict[Hashable, Any]) -> str:
@@ -253,7 +288,7 @@ def _said_of(name: str, rows: pd.DataFrame) -> str:
     return f"- {words}: {verdict}{more}{worse}."
 
 
-def _not_scored(datasets: pd.DataFrame) -> list[str]:
+def _not_scored(datasets: pd.DataFrame) -> str:
     """A line for each reason why datasets were not scored."""
     rest = datasets[datasets["outcome"] != "scored"]
-    return [f"- Not scored: {', '.join(rows['dataset'])} ({reason})." for reason, rows in rest.groupby("reason", sort=True)]
+    return "\n".join(f"- Not scored: {', '.join(rows['dataset'])} ({reason})." for reason, rows in rest.groupby("reason", sort=True))
