@@ -161,7 +161,9 @@ def test_the_options_of_test_select_tests_and_the_rest_goes_to_pytest(
     done = checked_machine.run("test", *option, "tests/effects", "-x")
     assert done.returncode == 0, done.stderr
     home = f"[home {checked_machine.checkout}/.perturbridge]"
-    assert checked_machine.log() == [f"python -m pytest -q {call} tests/effects -x {home}" for call in calls]
+    assert checked_machine.log() == [
+        f"python -m pytest -q --durations=12 --durations-min=15 {call} tests/effects -x {home}" for call in calls
+    ]
 
 
 @pytest.mark.parametrize(("codes", "ends_with"), [((5, 0), 0), ((0, 5), 0), ((5, 5), 1), ((1, 0), 1), ((0, 2), 2)])
