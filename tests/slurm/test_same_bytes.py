@@ -1,4 +1,4 @@
-"""What is made on the cluster is what is made here, byte for byte, and the demo on the cluster."""
+"""The demo on the cluster: jobs make it, and what they make is what is made here, byte for byte."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from typing import Any
 
 import pytest
 
-from assets.materialize import dagster_instance, materialize_graph, use_sample
 from perturbridge_dagster.payloads.requests import DONE
-from perturbridge_dagster.sample import DEFAULT_SEED
 from perturbridge_dagster.stages import STAGES
 from resources.store import SETTINGS
 from tests.conftest import DEMONSTRATED, Home
@@ -23,9 +21,10 @@ from tests.slurm.cluster import CHECKOUT, Cluster
 
 pytestmark = [
     pytest.mark.slurm,
+    pytest.mark.skipif(
+        Path(sys.prefix) != CHECKOUT / ".venv", reason="script/demo would make the checkout's .venv; it is not that of the tests"
+    ),
     pytest.mark.timeout(1200),
-    # dagster-slurm leaves the pipes of its ssh processes to the garbage collector
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 HEAVY = {stage for stage, described in STAGES.items() if not described.light}
@@ -40,22 +39,27 @@ def outputs(home: Path) -> dict[tuple[str, str], Mapping[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def cluster_home(slurm_cluster: Cluster, home_in: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """The sample that `demo_home` holds, its heavy stages made on the cluster."""
+def demo(slurm_cluster: Cluster, home_in: Callable[[Path], Home], tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+    """What `script/demo --slurm` makes of the datasets of `demo_home`, and what it says. The cluster is up before."""
     home = home_in(tmp_path_factory.mktemp("on-cluster"))
     home.use(*DEMONSTRATED)
     settings = home.path / SETTINGS
-    settings.write_text(settings.read_text().replace("native/", "sample/") + "\n" + slurm_cluster.script("env", "--settings").stdout)
-    use_sample(home.path, DEFAULT_SEED)
-    with dagster_instance(home.path) as instance:
-        summary = materialize_graph(home.path, instance)
-    assert (summary.failed, summary.waiting) == ([], [])
-    return home
+    settings.write_text(settings.read_text().replace("native/", "sample/"))
+    done = subprocess.run(
+        [CHECKOUT / "script" / "demo", "--slurm"],
+        env={**os.environ, "PERTURBRIDGE_HOME": str(home.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return home, done.stdout
 
 
-def test_every_heavy_output_was_made_by_a_job_of_the_cluster(slurm_cluster: Cluster, cluster_home: Home):
+def test_every_heavy_output_was_made_by_a_job_of_the_cluster(slurm_cluster: Cluster, demo: tuple[Home, str]):
+    home, _ = demo
     jobs: dict[str, set[str | None]] = defaultdict(set)
-    for (task, _), record in outputs(cluster_home.path).items():
+    for (task, _), record in outputs(home.path).items():
         jobs[task].add(record["slurm_job_id"])
     heavy = {job for task in jobs.keys() & HEAVY for job in jobs[task]}
     assert {job for task in jobs.keys() - HEAVY for job in jobs[task]} == {None}
@@ -65,10 +69,10 @@ def test_every_heavy_output_was_made_by_a_job_of_the_cluster(slurm_cluster: Clus
     assert len(heavy) <= len(jobs), "what is small shares a job: here all of a stage"
 
 
-def test_the_cluster_makes_the_same_bytes(cluster_home: Home, demo_home: Home):
+def test_the_cluster_makes_the_same_bytes(demo: tuple[Home, str], demo_home: Home):
     there, here = (
         {identity: done for identity, done in outputs(home.path).items() if identity[0] not in KNOWS_ITS_PLACE}
-        for home in (cluster_home, demo_home)
+        for home in (demo[0], demo_home)
     )
     assert {done["slurm_job_id"] for done in here.values()} == {None}
     assert {"harmonized_samples", "condition_effects", "cross_dataset_agreement", "compound_embeddings"} <= {task for task, _ in there}
@@ -82,23 +86,10 @@ def test_the_cluster_makes_the_same_bytes(cluster_home: Home, demo_home: Home):
     assert different == []
 
 
-@pytest.mark.skipif(
-    Path(sys.prefix) != CHECKOUT / ".venv", reason="script/demo would make the checkout's .venv; it is not that of the tests"
-)
-def test_the_demo_runs_on_the_cluster_and_leaves_one_that_was_up(slurm_cluster: Cluster, home_in: Callable[[Path], Home], tmp_path: Path):
-    home = home_in(tmp_path)
-    home.use("l1000_phase1", "vcpi_0001")  # a model needs compounds that two datasets have
-    (home.path / SETTINGS).write_text((home.path / SETTINGS).read_text().replace("native/", "sample/"))
-    done = subprocess.run(
-        [CHECKOUT / "script" / "demo", "--slurm"],
-        env={**os.environ, "PERTURBRIDGE_HOME": str(home.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 failed, 0 waiting" in done.stdout
+def test_the_demo_says_what_ran_and_leaves_a_cluster_that_was_up(slurm_cluster: Cluster, demo: tuple[Home, str]):
+    home, said = demo
+    assert "0 failed, 0 waiting" in said
     jobs = {record["slurm_job_id"] for (task, _), record in outputs(home.path).items() if task in HEAVY}
     assert None not in jobs
-    assert f"jobs on the cluster: {len(jobs):>7} COMPLETED" in done.stdout
+    assert f"jobs on the cluster: {len(jobs):>7} COMPLETED" in said
     assert slurm_cluster.is_up
