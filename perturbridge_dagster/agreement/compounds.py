@@ -103,8 +103,8 @@ def one_compound_each(datasets: Datasets, compound: CompoundKey) -> tuple[dict[s
     ids
         Of :func:`parent_ids`, for tables that were made from some of these effects; empty where PubChem ids decide.
     """
-    everything = [effects.contrasts for strata in datasets.values() for effects in strata.values()]
-    ids = parent_ids(everything if compound == "parent_key" else [])
+    together = [effects for strata in datasets.values() for effects in strata.values()] if compound == "parent_key" else []
+    ids = parent_ids(effects.contrasts for effects in together)
     if ids.empty:
         return {dataset: dict(strata) for dataset, strata in datasets.items()}, ids
     renamed: dict[str, dict[str, StratumEffects]] = {
