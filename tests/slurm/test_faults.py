@@ -307,6 +307,7 @@ def test_a_payload_that_wants_more_memory_than_any_gets(trials: Trials):
 
 
 @on_cluster
+@pytest.mark.slow_slurm
 def test_a_payload_that_wants_more_time_than_any_gets(trials: Trials):
     trials.set(max_hours=1 / 60)
     tables = tomlkit.parse((trials.home / SETTINGS).read_text())
