@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, Self
 
 from perturbridge_dagster.sources.download.remote import Unpack, UnsafeArchiveError, bytes_in_words, inside, not_written
 from perturbridge_dagster.written import written_whole
@@ -33,6 +33,7 @@ _MOST_BYTES_OF_A_HEADER = 1024**2
 _READ_WHOLE = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".dill"})
 _TARS = (".tar", ".tar.gz", ".tgz")
+_END_OF_TAR: type[tarfile.HeaderError] = tarfile.EOFHeaderError  # type: ignore[attr-defined]
 _BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -137,7 +138,16 @@ class _Counted(io.RawIOBase):
 
 
 class _Header(tarfile.TarInfo):
-    """A tar header whose long name or extended attributes are not read into memory when they are huge."""
+    """A tar header that ends the reading when it is none, and whose long name or attributes are not read into memory when huge."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile_)
+        except _END_OF_TAR:
+            raise
+        except tarfile.HeaderError as error:  # tarfile would take it for the end, and the members behind it would be missing
+            raise tarfile.ReadError(f"{error} where a member or the end should be") from None
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _READ_WHOLE and self.size > _MOST_BYTES_OF_A_HEADER:
@@ -227,6 +237,7 @@ def _folder_aside(target: Path) -> Iterator[Path]:
 
 def _unzip(archive: Path, folder: Path, allowance: _Allowance) -> None:
     with zipfile.ZipFile(archive) as opened:
+        _require_every_entry(opened)
         for member in opened.infolist():
             path = allowance.take_member(member.filename)
             kind = stat.S_IFMT(member.external_attr >> 16)
@@ -236,11 +247,21 @@ def _unzip(archive: Path, folder: Path, allowance: _Allowance) -> None:
                 allowance.refuse(f"its member {member.filename!r} is encrypted.", "Unpack it by hand.")
             if path is None:
                 continue
-            if member.is_dir():
-                (folder / path).mkdir(parents=True, exist_ok=True)
-                continue
+            # a folder is opened too: its name is compared with the one before its content only then, and by its name it is a folder
             with opened.open(member) as source:
-                allowance.copy(source, folder / path, member.file_size)
+                if member.is_dir():
+                    (folder / path).mkdir(parents=True, exist_ok=True)
+                else:
+                    allowance.copy(source, folder / path, member.file_size)
+
+
+def _require_every_entry(opened: zipfile.ZipFile) -> None:
+    """Refuse a zip whose directory does not list as many members as its end says: zipfile ends silently where an entry is damaged."""
+    assert opened.fp is not None
+    said = zipfile._EndRecData(opened.fp)[zipfile._ECD_ENTRIES_TOTAL]  # type: ignore[attr-defined]
+    found = len(opened.infolist())
+    if (said - found) % 2**16:  # old writers count no further
+        raise zipfile.BadZipFile(f"{found:,} members are listed of {said:,}")
 
 
 def _untar(archive: Path, folder: Path, allowance: _Allowance) -> None:
@@ -264,6 +285,20 @@ def _untar(archive: Path, folder: Path, allowance: _Allowance) -> None:
             content = opened.extractfile(member)
             assert content is not None
             allowance.copy(content, folder / path, member.size, counted=True)
+        _require_the_end(opened.fileobj)
+
+
+def _require_the_end(rest: _Readable) -> None:
+    """Refuse a tar, read to its first block of zeros, that does not end there: with a second one and nothing but zeros behind it.
+
+    Read to its end, because gzip compares its checksum only there.
+    """
+    end = rest.read(tarfile.BLOCKSIZE)
+    if end != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it breaks off before its end")
+    while block := rest.read(_BLOCK):
+        if any(block):
+            raise tarfile.ReadError("there is more behind its end")
 
 
 def _remove(path: Path) -> None:

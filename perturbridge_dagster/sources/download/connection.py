@@ -43,12 +43,14 @@ def without_query(url: httpx.URL | str) -> str:
     return str(parsed.copy_with(query=None, fragment=None, userinfo=b""))
 
 
-def _detail(response: httpx.Response) -> str:
-    """What an answer that is not a file says, in a few words; empty where it says nothing."""
+def _detail(response: httpx.Response, token: str | None) -> str:
+    """What an answer that is not a file says, in a few words and without the token; empty where it says nothing."""
     try:
         text = next(response.iter_raw(), b"")[:4096].decode("utf-8", errors="replace")
     except httpx.TransportError:
         return ""
+    # before anything is cut out of it: a part of a token would not be found
+    text = without_secret(text, token)
     found = re.search(r"<(?:Message|title)>\s*(.*?)\s*</|\"(?:message|error)\"\s*:\s*\"(.*?)\"", text, re.IGNORECASE | re.DOTALL)
     said = (found[1] or found[2] or "") if found else "" if "<" in text else text
     said = re.sub(r"(https?://[^\s?\"'<>]*)\?[^\s\"'<>]*", r"\1", said)
@@ -155,7 +157,7 @@ class Connection:
         """The exception for an answer that is not a file."""
         code = response.status_code
         phrase = HTTPStatus(code).phrase if code in HTTPStatus._value2member_map_ else ""
-        said = without_secret(_detail(response), token)
+        said = _detail(response, token)
         problem = f"{without_query(response.url)} answered {code} {phrase}".rstrip() + (f" ({said})" if said else "")
         if code in WORTH_ANOTHER_TRY:
             return TryAgain(problem, retry_after(response.headers.get("retry-after")))
@@ -218,8 +220,12 @@ class Connection:
 
 
 def without_secret(text: str, secret: str | None) -> str:
-    """Text in which a secret is not to be read, should a server have repeated it."""
-    return text.replace(secret, "…") if secret else text
+    """Text in which a secret is not to be read, nor its beginning where the text breaks off, should a server have repeated it."""
+    if not secret:
+        return text
+    text = text.replace(secret, "…")
+    begun = next((n for n in range(len(secret) - 1, 0, -1) if text.endswith(secret[:n])), 0)
+    return f"{text[:-begun]}…" if begun else text
 
 
 def _is_this_machine(host: str) -> bool:

@@ -190,6 +190,7 @@ class _Fetcher:
         except ValueError as error:
             raise InputError(f"{error}.", dataset=self.dataset, file=file.name) from None
         with self._turn(path):
+            Receipt.renew(self.folder, file.name)
             if Receipt.read(self.folder, file.name).is_of(file):
                 how = "there already"
             elif file.unpack is None:
@@ -232,11 +233,14 @@ class _Fetcher:
             if not fault and (receipt.is_of(file) or file.name not in receipt.files or file.checksum is not None):
                 return "there already"
             if not received:
+                changed = "it was changed after it was fetched"
+                if file.name not in receipt.checksums:
+                    changed = f"{changed}, or copied without its time, and the record of its fetch holds no checksum to tell"
                 raise InputError(
-                    f"there is another file of that name: {fault or 'it was changed after it was fetched'}.",
+                    f"there is another file of that name: {fault or changed}.",
                     dataset=self.dataset,
                     file=path,
-                    advice="Move it away; it is not overwritten, since it was not fetched by this program.",
+                    advice="Move it away; it is not overwritten, since it is not known to be what this program fetched.",
                 )
         found = self._in_local(file.name)
         if found is not None:
@@ -335,7 +339,7 @@ class _Fetcher:
                     f"it is in the way of what {file.name} is unpacked to.",
                     dataset=self.dataset,
                     file=member,
-                    advice="Move it away; it is not overwritten, since it was not unpacked by this program.",
+                    advice="Move it away; it is not overwritten, since it is not known to be what this program unpacked.",
                 )
 
     def _unpacked(self, file: RemoteFile, path: Path, result: Path) -> list[Path]:

@@ -2,22 +2,23 @@
 
 Belongs here: receipts, and what they say of a file on disk. Does not belong here: fetching what is not there (``fetch.py``).
 
-A receipt, ``.NAME.received.json``, stays beside a file: what was declared of it, and size and time of the files that came of it. It
-spares reading 50 GB again to compare a checksum, and it tells a file that was fetched, which a changed declaration may replace, from
-one that a person put there, which is never overwritten.
+A receipt, ``.NAME.received.json``, stays beside a file: what was declared of it, and size, time and checksum of the files that came of
+it. It spares reading 50 GB again to compare a checksum, and it tells a file that was fetched, which a changed declaration may replace,
+from one that a person put there, which is never overwritten. Where only the time differs, as in a folder that was copied, the checksum
+decides.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from perturbridge_dagster.sources.download.archives import unpacked_name
-from perturbridge_dagster.sources.download.remote import RemoteFile
-from perturbridge_dagster.written import write_json
+from perturbridge_dagster.sources.download.remote import Checksum, RemoteFile
+from perturbridge_dagster.written import file_checksum, write_json
 
 State = list[int]
 """Size in bytes and modification time in ns."""
@@ -68,11 +69,14 @@ class Receipt:
         The declaration, as far as it decides the content.
     files
         Path below `folder` → state when it was received.
+    checksums
+        Path below `folder` → checksum when it was received; empty in receipts of earlier versions.
     """
 
     folder: Path
     declared: dict[str, Any] | None = None
     files: dict[str, State | None] = field(default_factory=dict)
+    checksums: dict[str, Checksum] = field(default_factory=dict)
 
     @staticmethod
     def _place(folder: Path, name: str) -> Path:
@@ -84,15 +88,40 @@ class Receipt:
         """The receipt of a file of that name."""
         try:
             content = json.loads(cls._place(folder, name).read_text())
-            return cls(folder, content["declared"], content["files"])
-        except (OSError, ValueError, TypeError, KeyError):
+            checksums = {name: Checksum(*text.split(" ")) for name, text in content.get("checksums", {}).items()}
+            return cls(folder, content["declared"], content["files"], checksums)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return cls(folder)
 
     @classmethod
     def write(cls, folder: Path, file: RemoteFile, came: Sequence[Path]) -> None:
         """Write that a file was received as it is declared, and what came of it."""
-        states = {path.relative_to(folder).as_posix(): state_of(path) for path in came}
-        write_json(cls._place(folder, file.name), {"declared": _declared(file), "files": states})
+        states, checksums = {}, {}
+        for path in came:
+            name = path.relative_to(folder).as_posix()
+            states[name] = state_of(path)
+            # that of the file itself was compared when it was received
+            compared = file.checksum if name == file.name else None
+            checksums[name] = compared or Checksum("sha256", file_checksum(path))
+        cls(folder, _declared(file), states, checksums)._store(file.name)
+
+    def _store(self, name: str) -> None:
+        checksums = {of: str(checksum) for of, checksum in self.checksums.items()}
+        write_json(self._place(self.folder, name), {"declared": self.declared, "files": self.files, "checksums": checksums})
+
+    @classmethod
+    def renew(cls, folder: Path, name: str) -> None:
+        """Note the times of files that have another one than when they were received, but the same size and checksum."""
+        receipt = cls.read(folder, name)
+        renewed = {}
+        for of, known in receipt.files.items():
+            path, checksum = folder / of, receipt.checksums.get(of)
+            now = state_of(path)
+            # of another size it is another file, and need not be read
+            if known and now and checksum and now != known and now[0] == known[0] and checksum.of(path) == checksum.value:
+                renewed[of] = now
+        if renewed:
+            replace(receipt, files={**receipt.files, **renewed})._store(name)
 
     def __bool__(self) -> bool:
         return self.declared is not None
@@ -112,8 +141,8 @@ def presence(file: RemoteFile, folder: Path) -> tuple[Literal["received", "unche
 
     Returns
     -------
-    ``received`` as it is declared now; there but ``unchecked``, because a person put it there or its declaration has changed;
-    ``begun``; or ``absent``. And the bytes on disk.
+    ``received`` as it is declared now; there but ``unchecked``, because a person put it there, its declaration has changed, or its
+    time has, as in a copy; ``begun``; or ``absent``. And the bytes on disk.
     """
     path = folder / file.name
     receipt = Receipt.read(folder, file.name)

@@ -248,6 +248,8 @@ class Transfer:
                 if response.status_code == 416 or first != start or not same:
                     self.discard()
                     raise TryAgain(f"{without_query(response.url)} did not continue the file that was begun, which is started again")
+                if whole is None and begun is not None:
+                    whole = begun.size
             self._judge(response, whole)
             self._require_room(whole, start)
             self._take(response, start, whole)
@@ -311,8 +313,10 @@ class Transfer:
             # unbuffered: what could not be written must not be tried again when the file is closed
             with self.aside.open("ab", buffering=0) as stream:
                 for piece in pieces:
-                    if self.size is not None and there + len(piece) > self.size:
-                        self._refuse(f"{without_query(response.url)} sends more than the {self.size:,} bytes declared.")
+                    if whole is not None and there + len(piece) > whole:
+                        self.discard()  # nothing tells which of the bytes are too many
+                        said = "declared" if whole == self.size else "that it says the file has"
+                        self._refuse(f"{without_query(response.url)} sends more than the {whole:,} bytes {said}.")
                     left = memoryview(piece)
                     while left:
                         left = left[stream.write(left) :]

@@ -215,6 +215,52 @@ def test_truncated_archives(folder: Path, kind: str) -> None:
     refused(archive, "cannot be unpacked|truncated")
 
 
+@pytest.mark.parametrize("kind", [".tar", ".tar.gz"])
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda tar: tar[:1024], "empty header where a member or the end should be"),  # where the second member would begin
+        (lambda tar: tar[:1124], "truncated header where a member or the end should be"),
+        (lambda tar: tar[:1034] + b"?" + tar[1035:], "bad checksum where a member or the end should be"),
+        (lambda tar: tar[:1024] + bytes(512) + tar[1536:], "breaks off before its end"),
+        (lambda tar: tar[:1024] + bytes(1024) + tar[2048:], "more behind its end"),
+        (lambda tar: tar[: 3 * 1024 + 512], "breaks off before its end"),
+    ],
+)
+def test_a_tar_that_ends_too_early(folder: Path, kind: str, damage: Callable[[bytes], bytes], problem: str) -> None:
+    """It is not taken for a shorter one: each member is a header and a block, so the second one begins at 1024."""
+    whole = pack(folder / "whole.tar", {"a": b"1" * 512, "b": b"2" * 512, "c": b"3" * 512})
+    damaged = damage(whole.read_bytes())
+    (folder / f"a{kind}").write_bytes(gzip.compress(damaged) if kind == ".tar.gz" else damaged)
+    refused(folder / f"a{kind}", problem)
+
+
+@pytest.mark.parametrize("behind", [0, 200_000])
+def test_the_checksum_of_a_tar_gz_is_compared(folder: Path, behind: int) -> None:
+    """Also where what is read for the last member does not reach the end of the gzip."""
+    tar = pack(folder / "whole.tar", {"a": b"1" * 512}).read_bytes() + bytes(behind)
+    packed = bytearray(gzip.compress(tar, compresslevel=0))
+    packed[packed.index(b"1" * 512)] = ord("2")
+    (folder / "a.tar.gz").write_bytes(packed)
+    refused(folder / "a.tar.gz", "CRC check failed")
+
+
+@pytest.mark.parametrize("part", ["comment of an entry", "length of the directory", "name of an entry"])
+def test_a_zip_whose_directory_is_damaged(folder: Path, part: str) -> None:
+    """zipfile would take it for a directory of fewer members, or a member for a folder."""
+    archive = pack(folder / "a.zip", MEMBERS)
+    content = bytearray(archive.read_bytes())
+    if part == "comment of an entry":
+        content[content.index(b"PK\x01\x02") + 32] = 255
+    elif part == "length of the directory":
+        at = content.index(b"PK\x05\x06") + 12
+        content[at : at + 4] = bytes(4)
+    else:
+        content[content.rindex(b"data/empty") + len(b"data/empt")] = ord("/")
+    archive.write_bytes(content)
+    refused(archive, "and header .* differ" if part == "name of an entry" else "members are listed of 3")
+
+
 def test_a_zip_whose_member_lies_about_its_length(folder: Path) -> None:
     archive = pack(folder / "a.zip", {"a": b"x" * 1000})
     content = bytearray(archive.read_bytes())
@@ -249,4 +295,9 @@ def test_damage_is_refused_or_harmless(tmp_path_factory: pytest.TempPathFactory,
         assert not (folder / "out").exists()
     else:
         assert all(path.resolve().is_relative_to(folder / "out") for path in came)
+        members = {path.relative_to(folder / "out").as_posix(): path.read_bytes() for path in came}
+        if kind == ".tar":  # which has checksums of its headers only
+            assert {name: len(content) for name, content in members.items()} == {name: len(content) for name, content in MEMBERS.items()}
+        else:
+            assert members == MEMBERS
     assert {path.name for path in folder.iterdir()} <= {archive.name, "out"}

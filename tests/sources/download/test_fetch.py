@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import pytest
 
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.sources.download import AccessError, Checksum, DownloadError, Limits, RemoteFile, Unpack, fetch
+from perturbridge_dagster.sources.download.receipts import presence
 from tests.serving import serving
 from tests.sources.download.misbehaving_server import File, Handler, Server, says
 
@@ -404,6 +406,35 @@ def test_more_than_was_declared_is_not_taken(bring: Callable[..., bytes], server
         bring(size=100_000)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_continued_file_has_the_length_that_was_told(
+    bring: Callable[..., bytes], server: Server, body: bytes, tmp_path: Path, told: bool
+) -> None:
+    """By the answer that continues it, or only by the one that began it."""
+    file = File(body)
+
+    def continued(handler: Handler, end: int, more: bytes = b"") -> None:
+        status, start, headers = file.part(handler)
+        assert status == 206
+        if not told:
+            headers["Content_Range"] = f"bytes {start}-{len(body) - 1}/*"
+        piece = body[start:end] + more
+        chunk = f"{len(piece):x}\r\n".encode() + piece + b"\r\n0\r\n\r\n"
+        handler.send(206, chunk, **{**headers, "Content_Length": None, "Transfer_Encoding": "chunked"})
+
+    server.plans["/data.bin"] = [
+        file.broken_after(100_000, "closed"),
+        lambda handler: continued(handler, 200_000),
+        lambda handler: continued(handler, len(body), b"more"),
+    ]
+    with pytest.raises(DownloadError, match="sends more than the 307,200 bytes that it says the file has"):
+        bring()
+    assert len(server.requests) == 3
+    assert [path.name for path in (tmp_path / "in").iterdir()] == [".data.bin.lock"]
+    server.plans["/data.bin"] = file
+    assert bring() == body
+
+
 def test_chunks_end_by_themselves(bring: Callable[..., bytes], server: Server, body: bytes) -> None:
     def chunked(handler: Handler, n: int = len(body), end: bytes = b"0\r\n\r\n") -> None:
         handler.send(200, b"", Content_Length=None, Transfer_Encoding="chunked")
@@ -547,6 +578,28 @@ def test_no_secret_is_ever_told(
     assert "fetched from" in everything
     assert TOKEN not in everything
     assert signature not in everything
+
+
+@pytest.mark.parametrize("cut", ["what is told", "what is read", "what came at once"])
+def test_no_part_of_a_secret_is_told(bring: Callable[..., bytes], server: Server, monkeypatch: pytest.MonkeyPatch, cut: str) -> None:
+    """Wherever an answer that repeats the token is cut."""
+    monkeypatch.setenv("TEST_TOKEN", TOKEN)
+    before = {"what is told": b"x" * 190, "what is read": b"x" * 10 + b" " * 4076, "what came at once": b"bad token "}[cut]
+    echo = before + TOKEN.encode()
+
+    def answer(handler: Handler) -> None:
+        at = len(before) + 10
+        handler.send(403, echo[:at] if cut == "what came at once" else echo, Content_Length=len(echo))
+        if cut == "what came at once":
+            handler.wfile.flush()
+            time.sleep(0.3)
+            handler.wfile.write(echo[at:])
+
+    server.plans["/data.bin"] = answer
+    with pytest.raises(AccessError, match="answered 403 Forbidden") as caught:
+        bring(token_variable="TEST_TOKEN")
+    assert "…" in str(caught.value)
+    assert TOKEN[:4] not in str(caught.value)
 
 
 def test_a_token_that_cannot_be_one_is_not_shown(bring: Callable[..., bytes], server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -727,6 +780,45 @@ def test_a_fetched_file_that_was_changed_is_noticed(bring: Callable[..., bytes],
         bring(checksum=sha256(body))
 
 
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_folder_that_was_copied_without_its_times_is_known(
+    server: Server, tmp_path: Path, quick: Limits, body: bytes, declared: bool
+) -> None:
+    """Whether its checksum was declared or only noted, and what an archive was unpacked to as well."""
+    packed = gzip.compress(body)
+    server.plans["/a.bin"], server.plans["/b.txt.gz"] = File(body), File(packed)
+    files = [
+        RemoteFile("a.bin", server.url("/a.bin"), checksum=sha256(body) if declared else None),
+        RemoteFile("b.txt.gz", server.url("/b.txt.gz"), checksum=sha256(packed) if declared else None, unpack=Unpack(keep_archive=True)),
+    ]
+    fetch(files, tmp_path / "in", limits=quick)
+    copied = tmp_path / "copied"
+    shutil.copytree(tmp_path / "in", copied)
+    for path in copied.iterdir():
+        os.utime(path, (1, 1))
+    assert [presence(file, copied)[0] for file in files] == ["unchecked", "unchecked"]
+    assert [path.read_bytes() for path in fetch(files, copied, limits=quick)] == [body, body]
+    assert len(server.requests) == 2
+    # the new times are noted, so that it is not read again
+    assert [presence(file, copied)[0] for file in files] == ["received", "received"]
+
+
+def test_a_receipt_of_an_earlier_version_holds_no_checksum(
+    bring: Callable[..., bytes], server: Server, body: bytes, tmp_path: Path
+) -> None:
+    server.plans["/data.bin"] = File(body)
+    bring()
+    receipt = tmp_path / "in" / ".data.bin.received.json"
+    content = json.loads(receipt.read_text())
+    assert content.pop("checksums") == {"data.bin": str(sha256(body))}
+    receipt.write_text(json.dumps(content))
+    assert bring() == body
+    assert len(server.requests) == 1
+    os.utime(tmp_path / "in" / "data.bin", (1, 1))
+    with pytest.raises(InputError, match="copied without its time, and the record of its fetch holds no checksum"):
+        bring()
+
+
 def test_what_is_given_on_request_says_how_and_takes_a_folder(tmp_path: Path, quick: Limits, body: bytes) -> None:
     file = RemoteFile("raw/counts.bin", size=len(body), how="Ask the authors with the form on their page.")
     with pytest.raises(AccessError, match=r"dataset dilimap_train; file raw/counts\.bin: its owner gives it on request\. Ask the authors"):
@@ -768,6 +860,8 @@ def test_a_gz_file_is_unpacked_once(server: Server, tmp_path: Path, quick: Limit
     assert visible(tmp_path) == ["a.txt"]
     assert len(server.requests) == 1
     os.utime(stored, (1, 1))
+    assert fetch([file], tmp_path, limits=quick) == [stored]
+    stored.write_bytes(body[::-1])
     with pytest.raises(InputError, match=r"in the way of what a\.txt\.gz is unpacked to"):
         fetch([file], tmp_path, limits=quick)
     assert len(server.requests) == 1
