@@ -7,6 +7,7 @@ here: which of our contrasts they are (``matching.py``).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -329,8 +330,18 @@ _REPLICATE = {"sample_id": "id", "plate": "plate", "well": "well"}
 
 
 def sanitised(label: str) -> str:
-    """A label as the release's model names it: every character but letters, digits and underscores becomes an underscore."""
+    """A label as the release's model names it in a locale of Unicode: all but letters, digits and underscores becomes underscores."""
     return "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in label)
+
+
+def names_in_model(label: str) -> tuple[str, ...]:
+    """What the release's model may have called a label, one name a locale, for its files do not say in which R ran.
+
+    In a locale of Unicode, letters and digits of any script stay. In the C locale only those of ASCII do, and R makes one underscore of
+    each other character, or of each of its bytes where the text's encoding is not marked.
+    """
+    ascii_only = (re.sub(r"[^0-9A-Za-z_]", "_", text) for text in (label, label.encode().decode("latin-1")))
+    return (sanitised(label), *ascii_only)
 
 
 def _per_gene(file: PublishedFile) -> dict[str, NDArray[np.float64]]:
@@ -360,11 +371,18 @@ def _with_samples(contrasts: pd.DataFrame, samples: pd.DataFrame, min_cells: int
     is_control = taken["is_control"].astype(bool).to_numpy()
     label = taken["perturbation_label"].astype(str)
     # a condition of the release is known by its sanitised name alone; labels that collide are one condition there
-    groups = taken["plate"].astype(str).groupby([label.map(sanitised).to_numpy(), is_control])
-    counted = groups.agg(n="size", n_plates="nunique", plates=lambda plates: "; ".join(sorted(set(plates))))
-    treated = counted.reindex([(name, False) for name in contrasts["sanitised"]]).reset_index(drop=True)
-    controls = counted.reindex([(name, True) for name in contrasts["control_label"]]).reset_index(drop=True)
-    lacking = (treated["n"].isna() | controls["n"].isna()).to_numpy()
+    names = [names_in_model(text) for text in label]
+    found = []
+    for locale in range(len(names_in_model(""))):
+        groups = taken["plate"].astype(str).groupby([np.array([of_locale[locale] for of_locale in names], dtype=object), is_control])
+        counted = groups.agg(n="size", n_plates="nunique", plates=lambda plates: "; ".join(sorted(set(plates))))
+        treated = counted.reindex([(name, False) for name in contrasts["sanitised"]]).reset_index(drop=True)
+        controls = counted.reindex([(name, True) for name in contrasts["control_label"]]).reset_index(drop=True)
+        found.append((treated, controls, (treated["n"].isna() | controls["n"].isna()).to_numpy()))
+        if not found[-1][2].any():
+            break
+    # one locale made all names of a release: that which names the most
+    treated, controls, lacking = min(found, key=lambda counts: counts[2].sum())
     if lacking.any():
         raise InputError(
             f"the samples given do not have the condition, or the controls, of {lacking.sum():,} contrasts",

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from perturbridge_dagster.published.effects import sanitised
+from perturbridge_dagster.published.effects import names_in_model, sanitised
 
 DOSE_GAP = 0.015
 """Largest distance, in log10, of a published dose from ours: we count doses within 3.5 % as one, and the release gives one replicate's."""
@@ -25,9 +25,18 @@ Contrasts = pd.DataFrame
 
 def _ours_by_name(ours: Contrasts) -> pd.DataFrame:
     """One row a name of each of our contrasts; several names of one compound are joined by semicolons."""
-    found = ours[["contrast", "perturbagen", "pubchem_cid", "pert_dose_uM", "pert_time_h", "control", "sample_id"]].copy()
+    found = ours[["contrast", "perturbagen", "pubchem_cid", "pert_dose_uM", "pert_time_h", "control", "sample_id", "plate", "well"]].copy()
     found["perturbagen"] = found["perturbagen"].str.split("; ")
     return found.explode("perturbagen", ignore_index=True)
+
+
+def _replicate(contrasts: pd.DataFrame) -> pd.Series[Any]:
+    """The replicate of each contrast, by plate and well, or by its sample id where it has no well; empty where replicates are grouped.
+
+    Sample ids would not do: the release's contain its own names of compounds.
+    """
+    plate, well, sample = (contrasts[name].astype("string") for name in ("plate", "well", "sample_id"))
+    return (plate + "\t" + well).fillna(sample).fillna("").astype(object)
 
 
 def _nearest(theirs: pd.DataFrame, ours: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -43,9 +52,10 @@ def _nearest(theirs: pd.DataFrame, ours: pd.DataFrame, keys: list[str]) -> pd.Da
 def match_contrasts(theirs: Contrasts, ours: Contrasts) -> pd.DataFrame:
     """Match published contrasts with ours.
 
-    Rows match when time and replicate are the same and doses lie within :data:`DOSE_GAP`, the nearest of ours; and, the first that
-    applies: name and PubChem id are the same; the PubChem id is; the name is. Several published rows may match one of ours: padding, and
-    names or doses that we count as one compound or one dose. Where we have several vehicles at one time, the vehicle must agree too.
+    Rows match when time and replicate (its plate and well) are the same and doses lie within :data:`DOSE_GAP`, the nearest of ours; and,
+    the first that applies: name and PubChem id are the same; the PubChem id is; the name is. Several published rows may match one of
+    ours: padding, and names or doses that we count as one compound or one dose. Where we have several vehicles at one time, the vehicle
+    must agree too.
 
     Parameters
     ----------
@@ -67,7 +77,7 @@ def match_contrasts(theirs: Contrasts, ours: Contrasts) -> pd.DataFrame:
         return frame.assign(
             perturbagen=frame["perturbagen"].str.casefold(),
             cid=frame["pubchem_cid"].astype("Int64").fillna(-1),
-            replicate=frame["sample_id"].fillna(""),
+            replicate=_replicate(frame),
             vehicle=vehicle.map(sanitised).str.casefold() if several else "",
         )
 
@@ -130,7 +140,7 @@ def unmatched_contrasts(theirs: Contrasts, ours: Contrasts, contrast: pd.Series[
             return "compound_not_fitted"
         if not {(name, row["pert_time_h"]) for name in _names(row)} & at_time[other]:
             return "time_not_fitted"
-        if other == "published" and _release_label(row) in labels:
+        if other == "published" and not labels.isdisjoint(_release_labels(row)):
             return "pooled_with_another"
         return "dose_not_fitted"
 
@@ -154,7 +164,8 @@ def _compounds(contrasts: pd.DataFrame, with_time: bool) -> set[Any]:
     return {(name, row["pert_time_h"]) if with_time else name for _, row in rows.iterrows() for name in _names(row)}
 
 
-def _release_label(row: pd.Series[Any]) -> str:
-    """The sanitised condition name that the release gives to one of our contrasts; doses rounded as it rounds them."""
+def _release_labels(row: pd.Series[Any]) -> list[str]:
+    """Condition names that the release's model may give to one of our contrasts; doses rounded as it rounds them."""
     dose = f"{np.floor(row['pert_dose_uM'] * 10**LABEL_DECIMALS + 0.5) / 10**LABEL_DECIMALS:.15g}"
-    return sanitised(f"{row['perturbagen'].split('; ')[0]}_{dose}uM_{row['pert_time_h']:.15g}h").casefold()
+    label = f"{row['perturbagen'].split('; ')[0]}_{dose}uM_{row['pert_time_h']:.15g}h"
+    return [name.casefold() for name in names_in_model(label)]

@@ -273,7 +273,8 @@ def with_wells(cells: pd.DataFrame, source_sample: pd.Series | None, wells: pd.D
     Parameters
     ----------
     cells
-        Cells of one plate: ``plate``, ``well``, ``perturbagen``, ``pert_dose_uM``.
+        Cells of one plate: ``plate``, ``well``, ``perturbagen``, ``pert_dose_uM``. Names of perturbagens are compared whatever their
+        case: the curated metadata say ``verteporfin`` and the source's tables ``Verteporfin``.
     source_sample
         The source's sample id of each cell, where it says one. Without, a dose is taken where plate and perturbagen have only one.
     wells
@@ -286,9 +287,11 @@ def with_wells(cells: pd.DataFrame, source_sample: pd.Series | None, wells: pd.D
     """
     keys = ["plate", "perturbagen"]
     if source_sample is None:
-        distinct = wells.drop_duplicates([*keys, "pert_dose_uM"]).drop_duplicates(keys, keep=False).set_index(keys)["pert_dose_uM"]
+        listed = wells.assign(perturbagen=wells["perturbagen"].str.casefold())
+        distinct = listed.drop_duplicates([*keys, "pert_dose_uM"]).drop_duplicates(keys, keep=False).set_index(keys)["pert_dose_uM"]
         known = cells[keys].drop_duplicates().astype(object)
-        known["table_dose"] = distinct.reindex(pd.MultiIndex.from_frame(known)).to_numpy()
+        spelled = pd.MultiIndex.from_frame(known.assign(perturbagen=known["perturbagen"].str.casefold()))
+        known["table_dose"] = distinct.reindex(spelled).to_numpy()
         table_dose = cells[keys].astype(object).merge(known, on=keys, how="left")["table_dose"].set_axis(cells.index)
     else:
         seen = (
@@ -300,7 +303,7 @@ def with_wells(cells: pd.DataFrame, source_sample: pd.Series | None, wells: pd.D
         listed = wells.reindex(seen["sample"]).set_axis(seen.index)
         known_well = listed["perturbagen"].notna()
         differing = known_well & (
-            (seen["perturbagen"].notna() & (seen["perturbagen"] != listed["perturbagen"]))
+            (seen["perturbagen"].notna() & (seen["perturbagen"].str.casefold() != listed["perturbagen"].str.casefold()))
             | (seen["pert_dose_uM"].notna() & ~np.isclose(seen["pert_dose_uM"], listed["pert_dose_uM"]))
         )
         if differing.any():
@@ -323,12 +326,12 @@ def read_compounds(file: Path, dataset: str) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If a column is missing or a drug occurs twice.
+        If a column is missing, or a drug occurs twice, be it in another case.
     """
     table = read_parquet_table(file, dataset)
     require_columns(table, ["drug", "canonical_smiles", "pubchem_cid"], dataset, file)
     drug = text(table["drug"])
-    require_unique(drug, "a drug", dataset, file)
+    require_unique(drug.str.casefold(), "a drug, whatever its case,", dataset, file)
     return pd.DataFrame(
         {"smiles": text(table["canonical_smiles"]).to_numpy(), "pubchem_cid": positive_integers(table["pubchem_cid"]).array},
         index=pd.Index(drug, name="perturbagen"),
@@ -404,7 +407,8 @@ def _obs(samples: pd.DataFrame, files: dict[str, list[Path]], dataset: Dataset) 
     known = pd.DataFrame(columns=["smiles", "pubchem_cid"])
     if files["compounds"]:
         known = read_compounds(only(files, "compounds", dataset.id), dataset.id)
-    found = known.reindex(samples["perturbagen"]).set_axis(samples.index)
+        known.index = known.index.str.casefold()
+    found = known.reindex(samples["perturbagen"].str.casefold()).set_axis(samples.index)
     if files["cell_lines"]:
         organ = samples["source_cell_context"].map(read_organs(only(files, "cell_lines", dataset.id), dataset.id))
         samples["tissue"] = first_known(samples["tissue"], organ) if "tissue" in samples else organ

@@ -49,17 +49,19 @@ _TEXTS = {
 }
 
 
-def labels(obs: pd.DataFrame) -> pd.Series[Any]:
-    """Perturbation labels of samples, grouped replicates. One dose of more than four decimals has all of them rounded half up."""
+def labels(obs: pd.DataFrame, *, separate: bool = False) -> pd.Series[Any]:
+    """Perturbation labels of samples, replicates grouped or separate. One dose of more than four decimals has all rounded half up."""
     dose = obs["pert_dose_uM"].to_numpy(dtype=float)
     if any(len(f"{value:.15g}".partition(".")[2]) > 4 for value in np.unique(dose)):
         dose = np.floor(dose * 1e4 + 0.5) / 1e4
     time = obs["pert_time_h"].map("{:.15g}h".format)
     treated = obs["perturbagen"].astype(str) + "_" + pd.Series(dose, obs.index).map("{:.15g}uM".format) + "_" + time
+    if separate:
+        treated = treated + "_" + obs["well"].astype(str) + "_" + obs["plate"].astype(str)
     return treated.where(~obs["is_control"].astype(bool), obs["perturbagen"].astype(str) + "_" + time)
 
 
-def published_obs(samples: ad.AnnData, *, cells: bool) -> pd.DataFrame:
+def published_obs(samples: ad.AnnData, *, cells: bool, separate: bool = False) -> pd.DataFrame:
     """Obs as the release stores it."""
     obs = samples.obs
     counts = np.asarray(samples.X.sum(axis=1)).ravel().astype(np.int64)
@@ -76,7 +78,7 @@ def published_obs(samples: ad.AnnData, *, cells: bool) -> pd.DataFrame:
             "pubchem_cid": pd.Categorical(obs["pubchem_cid"].astype(object).where(obs["pubchem_cid"].notna(), None)),
             "psbulk_cells": obs["psbulk_cells"].to_numpy() if cells else np.int64(-666),
             "psbulk_counts": counts if cells else np.int64(-666),
-            "perturbation_label": labels(obs),
+            "perturbation_label": labels(obs, separate=separate),
         },
         index=pd.Index(obs.index, name="sample_id"),
     )
@@ -94,14 +96,14 @@ def write_samples(file: Path, samples: ad.AnnData, *, cells: bool = False) -> No
 
 
 def clean(label: str) -> str:
-    """A label as R's model names it."""
+    """A label as R's model names it, in a locale of Unicode."""
     return "".join(letter if letter.isalnum() or letter == "_" else "_" for letter in label)
 
 
-def fit_as_published(samples: ad.AnnData, **options: Any) -> EffectTable:
+def fit_as_published(samples: ad.AnnData, *, separate: bool = False, **options: Any) -> EffectTable:
     """Fit samples by the conditions of the release: its labels, whatever compound and dose they stand for."""
     given = samples.copy()
-    label = labels(given.obs)
+    label = labels(given.obs, separate=separate)
     treated = ~given.obs["is_control"].astype(bool)
     given.obs["perturbagen"] = label.map(clean).where(treated, given.obs["perturbagen"].astype(str))
     given.obs["pubchem_cid"] = pd.array([pd.NA] * len(given), dtype="Int64")
@@ -109,9 +111,9 @@ def fit_as_published(samples: ad.AnnData, **options: Any) -> EffectTable:
     return estimate_effects(given, **({"engine": "limma"} | options))
 
 
-def published_effects(table: EffectTable, samples: ad.AnnData, var: pd.DataFrame, *, cells: bool) -> ad.AnnData:
+def published_effects(table: EffectTable, samples: ad.AnnData, var: pd.DataFrame, *, cells: bool, separate: bool = False) -> ad.AnnData:
     """Effects of one fit as the release's R writes them."""
-    obs = published_obs(samples, cells=cells)
+    obs = published_obs(samples, cells=cells, separate=separate)
     first = obs.assign(id=obs.index, clean=obs["perturbation_label"].astype(str).map(clean)).drop_duplicates("clean").set_index("clean")
     found = first.loc[table.contrasts["perturbagen"]]
     time = table.contrasts["pert_time_h"].map("{:.15g}h".format)

@@ -18,7 +18,8 @@ from perturbridge_dagster.published import Comparison, compare_stratum, open_pub
 from perturbridge_dagster.published import compare as compare_module
 from perturbridge_dagster.published.compare import _pearson_and_slope, _Sums
 from perturbridge_dagster.published.figures import comparison_figure
-from perturbridge_dagster.published.matching import match_contrasts
+from perturbridge_dagster.published.layout import Replicates
+from perturbridge_dagster.published.matching import match_contrasts, unmatched_contrasts
 from perturbridge_dagster.written import to_arrow
 from tests.published import release
 from tests.published.stratum import simulate, stored
@@ -26,8 +27,8 @@ from tests.published.stratum import simulate, stored
 pytestmark = pytest.mark.slow
 
 
-def compared(ours: StoredEffects, *files: Path, refit: StoredEffects | None = None) -> Comparison:
-    with open_published_effects(files, "sciplex", "CVCL_0023") as published:
+def compared(ours: StoredEffects, *files: Path, refit: StoredEffects | None = None, replicates: Replicates = "grouped") -> Comparison:
+    with open_published_effects(files, "sciplex", "CVCL_0023", replicates=replicates) as published:
         found = compare_stratum(published, ours, refit)
     tables = (
         (found.contrasts, PUBLISHED_COMPARISON),
@@ -191,6 +192,41 @@ def test_names_of_one_compound_are_pooled_by_us(tmp_path: Path) -> None:
     assert pooled["perturbagen"].unique().tolist() == ["alpha; beta-1"]
     assert pooled["explanation"].eq("pooled_names").all()
     assert found.strata["n_both"].iloc[0] == 12
+
+
+def test_separate_replicates_are_known_by_plate_and_well_whatever_the_sample_ids(samples: ad.AnnData, tmp_path: Path) -> None:
+    mine = samples.copy()
+    # the same wells on every plate
+    mine.obs["well"] = [f"A{number + 1}" for number in mine.obs.groupby("plate").cumcount()]
+    ours = stored(estimate_effects(mine, replicates="separate"), tmp_path / "ours")
+    theirs = mine.copy()
+    theirs.obs_names = pd.Index([f"{plate}_{well}_a synonym" for plate, well in zip(mine.obs["plate"], mine.obs["well"], strict=True)])
+    effects = release.published_effects(release.fit_as_published(theirs, separate=True), theirs, theirs.var, cells=False, separate=True)
+    path = release.write_effects_file(tmp_path / "sep_rep" / "CVCL_0023_de.h5ad", effects)
+    found = compared(ours, path, replicates="separate")
+    stratum = found.strata.iloc[0]
+    n_treated = int((~mine.obs["is_control"]).sum())
+    assert (stratum["n_both"], stratum["n_only_ours"], stratum["n_only_published"]) == (n_treated, 0, 0)
+    assert found.contrasts["explanation"].eq("equal").all(), "each replicate is compared with itself"
+    assert found.contrasts["sample_id"].is_unique
+    assert set(found.contrasts["sample_id"]) == set(mine.obs_names[~mine.obs["is_control"]])
+
+
+def test_separate_replicates_without_a_well_are_known_by_their_sample_ids() -> None:
+    keys = {"perturbagen": "alpha", "pubchem_cid": 101, "pert_dose_uM": 5.0, "pert_time_h": 24.0, "control": "DMSO", "well": None}
+    ours = pd.DataFrame([{**keys, "contrast": number, "sample_id": f"s{number}", "plate": "A"} for number in range(3)])
+    pairs = match_contrasts(ours.iloc[[2, 0, 1]].drop(columns="contrast"), ours)
+    assert pairs["contrast"].tolist() == [2, 0, 1]
+
+
+def test_a_pooled_dose_is_recognised_in_the_names_of_the_c_locale() -> None:
+    keys = {"perturbagen": "γ-Oryzanol", "pubchem_cid": 5282164, "pert_time_h": 24.0, "control": "DMSO"}
+    keys |= {"sample_id": None, "plate": None, "well": None}
+    ours = pd.DataFrame([{**keys, "contrast": number, "pert_dose_uM": dose} for number, dose in enumerate((0.00009, 0.00012))])
+    for name in ("γ_Oryzanol_0_0001uM_24h", "__Oryzanol_0_0001uM_24h", "___Oryzanol_0_0001uM_24h"):
+        theirs = ours.iloc[[1]].drop(columns="contrast").assign(sanitised=name, is_padding=False)
+        unmatched = unmatched_contrasts(theirs, ours, match_contrasts(theirs, ours)["contrast"])
+        assert unmatched["reason"].tolist() == ["pooled_with_another"], name
 
 
 def test_other_ids_and_names_still_match_and_missing_conditions_are_named(ours: StoredEffects, write_whole: Callable[..., Path]) -> None:

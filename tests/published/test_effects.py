@@ -68,6 +68,37 @@ def test_the_stored_form_holds_the_published_numbers(
     np.testing.assert_allclose(upper, whole.layers["CI.R"], atol=1e-5)
 
 
+def _one_underscore_a_character(label: str) -> str:
+    return "".join(letter if letter.isascii() and (letter.isalnum() or letter == "_") else "_" for letter in label)
+
+
+def _one_underscore_a_byte(label: str) -> str:
+    return "".join(chr(byte) if chr(byte).isascii() and (chr(byte).isalnum() or byte == ord("_")) else "_" for byte in label.encode())
+
+
+@pytest.mark.parametrize("clean", [release.clean, _one_underscore_a_character, _one_underscore_a_byte])
+def test_samples_are_found_in_whatever_locale_r_named_the_conditions(
+    samples: ad.AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean: Callable[[str], str]
+) -> None:
+    greek = samples.copy()
+    greek.obs["perturbagen"] = greek.obs["perturbagen"].replace({"gamma": "γ-Oryzanol", "delta": "18β-Glycyrrhetinic acid"})
+    monkeypatch.setattr(release, "clean", clean)
+    effects = release.published_effects(release.fit_as_published(greek), greek, greek.var, cells=False)
+    assert any(name.startswith(f"{clean('γ-Oryzanol')}_5uM_24h") for name in effects.obs_names)
+    path = release.write_effects_file(tmp_path / "CVCL_0023_de.h5ad", effects)
+    release.write_samples(tmp_path / "s.h5ad", greek)
+    with opened(path) as published, open_published_samples(tmp_path / "s.h5ad", "sciplex") as given:
+        contrasts = published.to_table(given.obs).contrasts
+        other = given.obs[given.obs["perturbagen"] != "γ-Oryzanol"]
+        with pytest.raises(InputError, match=r"Oryzanol_5uM.*do not have the condition, or the controls, of 2 contrasts"):
+            published.to_table(other)
+        with pytest.raises(InputError, match=r"do not have the condition, or the controls, of 12 contrasts"):
+            published.to_table(given.obs[:0])
+    assert contrasts["n_treated"].eq(4).all()
+    assert contrasts["n_controls"].eq(12).all()
+    assert contrasts.loc[contrasts["perturbagen"] == "γ-Oryzanol", "plates"].unique().tolist() == ["B; C"]
+
+
 def test_what_the_files_do_not_say_is_not_made_up(write_whole: Callable[..., Path], samples: ad.AnnData) -> None:
     with opened(write_whole()) as published:
         assert published.contrasts["n_treated"].isna().all()

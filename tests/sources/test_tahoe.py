@@ -262,16 +262,34 @@ def test_without_the_tables_of_the_source_the_curated_ones_do(tmp_path: Path, ge
     assert set(obs.loc[obs["perturbagen"] == "Canagliflozin (hemihydrate)", "pubchem_cid_source"]) == {"curated"}
 
 
+def without_source_samples(path: Path) -> None:
+    """Take the source's sample ids out of a plate."""
+    plate = ad.read_h5ad(path)
+    del plate.obs["sample"]
+    plate.write_h5ad(path)
+
+
+@pytest.mark.parametrize("says_sample", [True, False])
+def test_a_drug_that_two_tables_spell_in_another_case_is_one_drug(tmp_path: Path, genes: pd.DataFrame, says_sample: bool) -> None:
+    cells = cells_table().replace({"pert_compound": {"Selinexor": "verteporfin"}})
+    cells.loc[cells["pert_compound"] == "verteporfin", "pert_dose"] = None
+    tables = {name: table.replace("Selinexor ?", "Verteporfin", regex=True) for name, table in tables_of(genes).items()}
+    tables["drug_metadata"].loc[1, ["canonical_smiles", "pubchem_cid"]] = ["CCN", 6341.0]
+    folder = write(tmp_path, genes, cells, tables=tables)
+    if not says_sample:
+        without_source_samples(folder / "h5ad" / H5AD.format("plate12"))
+    treated = harmonize("tahoe", folder).obs.query("perturbagen == 'verteporfin'")
+    assert treated["smiles"].tolist() == ["CCN", "CCN"]
+    assert treated["pert_dose_uM"].tolist() == [5.0, 5.0]
+
+
 @pytest.mark.parametrize("says_sample", [True, False])
 def test_a_missing_dose_comes_from_the_table_of_wells(tmp_path: Path, genes: pd.DataFrame, says_sample: bool) -> None:
     cells = cells_table()
     cells.loc[cells["pert_compound"] == "Selinexor", "pert_dose"] = None
     folder = write(tmp_path, genes, cells)
     if not says_sample:
-        path = folder / "h5ad" / H5AD.format("plate12")
-        plate = ad.read_h5ad(path)
-        del plate.obs["sample"]
-        plate.write_h5ad(path)
+        without_source_samples(folder / "h5ad" / H5AD.format("plate12"))
     obs = harmonize("tahoe", folder).obs
     assert obs.loc[obs["perturbagen"] == "Selinexor", "pert_dose_uM"].tolist() == [5.0, 5.0]
     (folder / "sample_metadata.parquet").unlink()
@@ -302,7 +320,7 @@ def changed(table: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
         ("sample_metadata", "drugname_drugconc", "[('Selinexor', 1.0, 'uM')]", r"rows smp_1.*not one drug, 'DMSO_TF'"),
         ("sample_metadata", "sample", "smp_2", r"rows smp_2: a sample occurs more than once"),
         ("sample_metadata", "drugname_drugconc", "[('DMSO_TF', 5.0, 'uM')]", r"plate1\.parquet; rows smp_1: .*DMSO_TF at 0 µM.*at 5 µM"),
-        ("drug_metadata", "drug", "Selinexor", r"rows Selinexor: a drug occurs more than once"),
+        ("drug_metadata", "drug", "SELINEXOR", r"rows selinexor: a drug, whatever its case, occurs"),
         ("cell_line_metadata", "Cell_ID_Cellosaur", "CVCL_0320", r"rows CVCL_0320: a cell line with differing organs"),
         ("gene_metadata", "gene_symbol", "MT-ND1", r"rows MT-ND1: a gene occurs more than once"),
     ],
