@@ -74,8 +74,8 @@ def ask_compounds(
     """Ask what is not known of a dataset's compounds, and keep the answers.
 
     What another dataset has asked is taken over without a request. Questions go in the order of ``compounds.py``: a name is asked only
-    once the InChIKey, SMILES and CAS number of its compound have led nowhere. One that fails is not asked again in this run, nor is
-    what would follow it.
+    once the InChIKey, SMILES and CAS number of its compound have led nowhere; and a structure is asked even where the tables know the
+    name. One that fails is not asked again in this run, nor is what would follow it.
 
     Parameters
     ----------

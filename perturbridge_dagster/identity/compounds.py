@@ -10,8 +10,10 @@ Answers count in this order, and the first holds:
 6. ``cas``: the CAS registry number;
 7. ``name``: the name.
 
-A name or a CAS number does not answer against the structure that the source draws. Where a question has several compounds for an
-answer, one is taken by the rule of :func:`perturbridge_dagster.identity.answers.choose`.
+A name or a CAS number does not answer against the structure that the source gives: not with another parent structure; and, until PubChem
+has said that it does not know the structure, not with another salt or stereoisomer either. What they do answer until then is provisional:
+the structure is still listed as a question, and its answer replaces theirs. Where a question has several compounds for an answer, one is
+taken by the rule of :func:`perturbridge_dagster.identity.answers.choose`.
 
 Belongs here: that order, and what is still to be asked. Does not belong here: reading structures (``structures.py``), asking PubChem
 (``pubchem.py``): it adds rows to the answers that :class:`CompoundIdentity` is given, and looking up stays as it is.
@@ -50,6 +52,12 @@ REPORT_COLUMNS = (
     "cas_unreadable",
 )
 QUESTION_COLUMNS = ("source_perturbagen_id", "perturbagen", "kind", "query", "state")
+
+_OPEN = frozenset({"not_asked", "failed", "expired"})
+"""States of a question that is still to be asked."""
+
+_NO_STEREO = "UHFFFAOYSA"
+"""Second block of the InChIKey of a structure without stereo centres or isotopes."""
 
 _INCHIKEY = r"^[A-Z]{14}-[A-Z]{10}-[A-Z]$"
 _CAS = r"^(?:CAS(?:\s*(?:No\.?|RN))?[:\s-]*)?0*(\d{2,7}-\d{2}-\d)$"
@@ -210,7 +218,10 @@ class CompoundIdentity:
         for look_up in (self._by_cas, self._by_any_name):
             answer = look_up(compound)
             # sources give a drug's name to its esters too
-            if answer and not (compound.parent_key and answer.parent_key and compound.parent_key != answer.parent_key):
+            if answer is None or _is_another_parent(compound, answer):
+                continue
+            # the name's compound stands for another salt or stereoisomer only where PubChem does not know the structure itself
+            if not (_is_another_form(compound, answer) and any(self._structure_questions(compound))):
                 return answer
         return None
 
@@ -234,10 +245,17 @@ class CompoundIdentity:
                 (cid, query), *others = known.items()
                 return None if others else self._known("name", query, cid)
         for names in stages:
+            # the names of a stage answer together, and before those of later stages: none while one of them is still to be asked
+            if any(self._asked.state("name", name) in _OPEN for name in names):
+                return None
             found = [answer for name in names if (answer := self._asked_for("name", "name", name, compound))]
             if found:
                 return found[0] if len({answer.pubchem_cid for answer in found}) == 1 else None
         return None
+
+    def _structure_questions(self, compound: _Compound, now: datetime | None = None) -> Iterator[tuple[Kind, str, State]]:
+        """The questions of :meth:`_questions` about the structure alone."""
+        return self._questions(compound._replace(cas=None, name=None), now)
 
     def _questions(self, compound: _Compound, now: datetime | None = None) -> Iterator[tuple[Kind, str, State]]:
         """Questions to ask of a compound without an answer, and what became of them; those that wait for others are left out."""
@@ -253,7 +271,7 @@ class CompoundIdentity:
             stages += [[("name", name) for name in names] for names in name_stages(compound.name)]
         for stage in stages:
             states = [(kind, query, self._asked.state(kind, query, now)) for kind, query in stage]
-            waiting = [question for question in states if question[2] in ("not_asked", "failed", "expired")]
+            waiting = [question for question in states if question[2] in _OPEN]
             if waiting:
                 yield from waiting
                 return
@@ -422,7 +440,8 @@ class CompoundIdentity:
         -------
         One row a compound and question, in the order of `compounds`, which also gives the index: source_perturbagen_id, perturbagen,
         kind, query, state (``not_asked``, ``failed``, ``expired``). A compound with a PubChem id but without a structure is listed
-        with its id. Further questions of a compound wait until these have an answer.
+        with its id, one whose CAS number or name answered before its structure was asked with its structure. Further questions of a
+        compound wait until these have an answer.
 
         Raises
         ------
@@ -434,6 +453,8 @@ class CompoundIdentity:
         for (compound, answer, closed), (row, *names) in zip(self._answers_to(compounds, dataset), named, strict=True):
             if answer.pubchem_cid is None:
                 questions = [] if closed else list(self._questions(compound, now))
+            elif answer.how in ("cas", "name") and (structure := list(self._structure_questions(compound, now))):
+                questions = structure
             elif compound.parent_key or compound.inchikey or answer.parent_key or self._structure_of(answer.pubchem_cid):
                 questions = []
             else:
@@ -443,6 +464,29 @@ class CompoundIdentity:
             rows += [(row, *names, *question) for question in questions]
         missing = pd.DataFrame([row[1:] for row in rows], columns=list(QUESTION_COLUMNS), dtype=object)
         return missing.set_axis(pd.Index([row[0] for row in rows], name=compounds.index.name), axis=0)
+
+
+def _is_another_parent(compound: _Compound, answer: _Answer) -> bool:
+    """Whether an answer is known to have another parent structure than the source gives.
+
+    An InChIKey alone does not say its parent: there, the answer must be of the same skeleton, or a salt of it.
+    """
+    if compound.parent_key:
+        return answer.parent_key is not None and answer.parent_key != compound.parent_key
+    skeletons = {key[:14] for key in (answer.parent_key, answer.inchikey) if key}
+    return compound.inchikey is not None and bool(skeletons) and compound.inchikey[:14] not in skeletons
+
+
+def _is_another_form(compound: _Compound, answer: _Answer) -> bool:
+    """Whether an answer is known to be another salt, charge state or stereoisomer than the source gives.
+
+    A structure without stereo centres leaves them open: an answer that has them is no other form of it. The other way round it is.
+    """
+    given = {key for key in (compound.inchikey, compound.read_inchikey) if key}
+    if not given or answer.inchikey is None:
+        return False
+    without_stereo = f"{answer.inchikey[:14]}-{_NO_STEREO}-{answer.inchikey[-1]}"
+    return answer.inchikey not in given and given != {without_stereo}
 
 
 def _require_compounds(compounds: pd.DataFrame, dataset: str) -> None:

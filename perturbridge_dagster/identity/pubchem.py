@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from email.message import Message
 from functools import partial
+from http import HTTPStatus
 from urllib.error import HTTPError
 
 import pandas as pd
@@ -127,8 +128,8 @@ class PubChem:
         Raises
         ------
         PubChemUnavailableError
-            If several requests in a row got no answer in all their tries. Their questions are given as ``failed`` before; what was
-            not asked is not given.
+            If several requests in a row got no answer in all their tries, or were refused whatever they asked. Their questions are
+            given as ``failed`` before; what was not asked is not given.
         """
         problems: list[str] = []
         for kind, asked in questions.drop_duplicates(["kind", "query"]).groupby("kind", sort=False):
@@ -146,7 +147,7 @@ class PubChem:
             try:
                 rows += self._ask_once(kind, part)
                 problems.clear()
-            except TryAgain as error:
+            except (TryAgain, pubchempy.PubChemHTTPError) as error:
                 problems.append(str(error))
                 rows += [_row(kind, query, "failed", present(), problem=str(error)) for query in part]
             if len(problems) >= _MOST_PROBLEMS_IN_A_ROW:
@@ -154,10 +155,21 @@ class PubChem:
         return rows
 
     def _ask_once(self, kind: str, queries: list[str]) -> list[tuple[object, ...]]:
-        """Answers to what one request asks; halves of it, where the service refuses the request for one bad id."""
+        """Answers to what one request asks; halves of it, where the service refuses the request for one bad id.
+
+        Raises
+        ------
+        pubchempy.PubChemHTTPError
+            If the service refuses whoever asks, not what is asked.
+        TryAgain
+            If every try failed.
+        """
         try:
             records = self._patiently(_NAMESPACES[kind], queries)
         except pubchempy.PubChemHTTPError as error:
+            # only a bad request is one for what it asks; 401 and 403, say, are given to every further request too
+            if error.code != HTTPStatus.BAD_REQUEST:
+                raise
             if len(queries) > 1:
                 half = len(queries) // 2
                 return self._ask_once(kind, queries[:half]) + self._ask_once(kind, queries[half:])

@@ -15,7 +15,7 @@ from perturbridge_dagster.identity.pubchem import PubChem, PubChemUnavailableErr
 from perturbridge_dagster.identity.snapshot import shipped, with_answers
 from perturbridge_dagster.identity.structures import load_structures, read_structure
 from tests.identity.conftest import IMATINIB, RECORDS
-from tests.identity.pubchem_double import PubChemDouble, Trouble
+from tests.identity.pubchem_double import PubChemDouble, Record, Trouble
 from tests.identity.test_answers import answers
 from tests.identity.test_compounds import compounds
 from tests.identity.test_pubchem import FAST
@@ -104,8 +104,28 @@ def test_a_name_or_cas_number_of_another_structure_is_no_answer(pubchem: PubChem
     assert report["answer_query"].tolist() == [None, "64-17-5"]
 
 
+def test_a_structure_is_asked_where_the_snapshot_knows_the_name(pubchem: PubChemDouble, tmp_path: Path) -> None:
+    salt = Record(4711, IMATINIB + ".Cl", "imatinib hydrochloride")
+    asked = compounds(
+        {"perturbagen": "imatinib", "smiles": salt.smiles},
+        {"perturbagen": "imatinib", "smiles": IMATINIB + ".Br"},
+        # the snapshot knows the id of the name, and no InChIKey
+        {"perturbagen": "allantoin", "smiles": "NC(=O)NC1NC(=O)NC1=O"},
+    )
+    pubchem.records += [salt, Record(4712, "NC(=O)NC1NC(=O)NC1=O", "drawn")]
+    assert cids(asked, tmp_path) == [0, 0, 204]
+    ask(asked, tmp_path)
+    report = with_answers(tmp_path, "op3").compounds.report(asked, "op3")
+    assert report["pubchem_cid"].tolist() == [4711, 5291, 4712]
+    assert report["pubchem_cid_source"].tolist() == ["smiles", "name", "smiles"]
+    assert {namespace for namespace, _ in pubchem.asked} == {"inchikey", "smiles"}
+    n_requests = len(pubchem.requests)
+    assert ask(asked, tmp_path) == Asked()
+    assert len(pubchem.requests) == n_requests
+
+
 def test_a_failure_is_not_a_not_found_and_is_asked_again(pubchem: PubChemDouble, tmp_path: Path) -> None:
-    asked = compounds({"perturbagen": "alcohol", "inchikey": UNKNOWN})
+    asked = compounds({"perturbagen": "alcohol", "inchikey": f"{ETHANOL.inchikey[:14]}-AAAAAAAASA-N"})
     pubchem.troubles = [Trouble()] * FAST.tries
     assert ask(asked, tmp_path).failed == 1
     identity = with_answers(tmp_path, "op3").compounds

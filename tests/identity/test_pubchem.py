@@ -126,6 +126,22 @@ def test_trouble_that_stays_has_failed_and_ends_the_run_if_it_is_general(pubchem
     assert len(pubchem.requests) == 4 + 3 * FAST.tries
 
 
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("kind", ["inchikey", "name"])
+def test_a_refusal_of_whoever_asks_is_not_taken_for_a_bad_id(pubchem: PubChemDouble, kind: str, status: int) -> None:
+    refusal = Trouble(status, ("PUGREST.Forbidden", "blocked"))
+    questions = pd.DataFrame({"kind": kind, "query": [f"{'A' * 13}{letter}-UHFFFAOYSA-N" for letter in "ABCDEFGHIJKL"]})
+    pubchem.troubles = [refusal] * 100
+    given: list[pd.DataFrame] = []
+    with pytest.raises(PubChemUnavailableError, match=f"HTTP Error {status}"):
+        given.extend(PubChem(limits=FAST, pace=Pace()).ask(questions))
+    assert len(pubchem.requests) == 3
+    assert (pd.concat(given)["outcome"] == "failed").all()
+
+    pubchem.troubles = [refusal]
+    assert outcomes(ask(("name", "aspirin"), ("name", "imatinib"))) == [("failed", None), ("found", 5291)]
+
+
 def test_nobody_at_the_address_is_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
