@@ -73,7 +73,7 @@ _STAGES = (
     Stage(
         "harmonized_samples",
         "harmonized",
-        "3",
+        "4",
         (
             Check("schema", True, "Every obs and var field of the contract is there, typed, and within its vocabulary."),
             Check("identity", True, "Samples and genes are unique; perturbagens and cell contexts are named, not numbers or header rows."),
@@ -157,7 +157,7 @@ _STAGES = (
     Stage(
         "published_comparison",
         "agreement/published",
-        "1",
+        "2",
         (
             Check(
                 "scores", True, "Every measure lies in its range, and every published row is compared with one contrast of ours at most."

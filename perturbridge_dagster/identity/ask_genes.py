@@ -14,10 +14,11 @@ import pandas as pd
 
 from perturbridge_dagster.errors import InputError, PerturbridgeError
 from perturbridge_dagster.home import default_home
-from perturbridge_dagster.identity.ensembl import EnsemblArchive, ask_and_keep
+from perturbridge_dagster.identity.ensembl import GENE_ID, EnsemblArchive, ask_and_keep
 from perturbridge_dagster.identity.snapshot import FOLDER
 
-ID_COLUMNS = ("ensembl_id", "gene_id", "ensembl_gene_id", "source_gene_id")
+ID_COLUMNS = ("source_gene_id", "ensembl_id", "gene_id", "ensembl_gene_id")
+"""The first that is there counts. In tables of the contract ensembl_id is the answer, null in dropped_genes.parquet where there is none."""
 
 
 def ids_of_file(file: Path) -> list[str]:
@@ -27,7 +28,7 @@ def ids_of_file(file: Path) -> list[str]:
     ----------
     file
         A Parquet table, or a text table with a header, tabs or commas between, with one of the columns ``ID_COLUMNS``; or a text
-        with one id a line.
+        with one id a line. Several ids of one value are joined by ``;``.
 
     Raises
     ------
@@ -47,7 +48,8 @@ def ids_of_file(file: Path) -> list[str]:
     column = next((name for name in ID_COLUMNS if name in table), None)
     if column is None:
         raise InputError("has no column of gene ids", file=file, expected=" or ".join(ID_COLUMNS))
-    return list(table[column].dropna().astype(str).unique())
+    ids = table[column].dropna().astype(str).str.split(";").explode().str.strip()
+    return list(ids[ids != ""].unique())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,6 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
             from perturbridge_dagster.sources import read_native
 
             ids += [str(gene_id) for part in read_native(given.dataset, given.native).expressions for gene_id in part.genes]
+        if not any(GENE_ID.fullmatch(gene_id.strip()) for gene_id in ids):
+            raise InputError(
+                f"there is no Ensembl gene id among the {len(ids):,} ids of {given.dataset or ' and '.join(map(str, given.files))}.",
+                rows=ids[:5],
+                expected="ids such as ENSG00000141510",
+                advice="The archive knows Ensembl ids alone; symbols and Entrez ids are looked up in the shipped tables.",
+            )
         table = ask_and_keep(given.home / FOLDER, ids, EnsemblArchive(given.address), print)
     except PerturbridgeError as error:
         print(error, file=sys.stderr)

@@ -38,7 +38,8 @@ ARCHIVE_COLUMNS = ("gene_id", "ensembl_id", "status", "replacements", "release",
 """gene_id: the id that was asked, without version. ensembl_id: the current id that stands for it, null where there is no single one.
 status: see ``genes.STATUSES``. replacements: ids that Ensembl proposes, joined by ``;``. release: of Ensembl. date: UTC, ISO 8601."""
 
-_GENE_ID = re.compile(r"(ENSG\d{11})(?:\.\d+)?")
+GENE_ID = re.compile(r"(ENSG\d{11})(?:\.\d+)?")
+"""An Ensembl gene id, with or without version."""
 
 
 class EnsemblError(PerturbridgeError):
@@ -104,7 +105,7 @@ class EnsemblArchive:
             If a request fails in all its tries, an answer leaves out an id that Ensembl knows, has one that was not asked or cannot be
             understood, or the release changes.
         """
-        asked = sorted({match[1] for text in ids if (match := _GENE_ID.fullmatch(str(text).strip()))})
+        asked = sorted({match[1] for text in ids if (match := GENE_ID.fullmatch(str(text).strip()))})
         with httpx.Client(
             base_url=self.address, timeout=self.limits.timeout_s, headers={"Accept": "application/json"}, follow_redirects=True
         ) as client:

@@ -28,6 +28,9 @@ SHARED_IN_VALUES = "dropped, several source genes on one Ensembl id in normalize
 MERGED = "several source genes on one Ensembl id"
 """Rules of the reconciliation: the first two lose genes, the third keeps their counts in another."""
 
+WORDS_FOR_MISSING = frozenset({"NA", "NAN", "NONE", "NULL", "<NA>"})
+"""No symbols, in capitals: what programs write for a gene without one. NA and NAN are aliases too, of XK and SCN11A."""
+
 STATUSES = ("current", "replaced", "retired", "ambiguous", "unknown")
 """What is known of a gene id.
 
@@ -37,7 +40,7 @@ in use, and nothing current stands for it. ambiguous: several current genes may 
 
 
 def gene_key(values: pd.Series, kind: GeneIdKind) -> pd.Series:
-    """Gene ids as they are compared: an Ensembl id without its version, a symbol in capitals; None where missing.
+    """Gene ids as they are compared: an Ensembl id without its version, a symbol in capitals; None where missing or a word for that.
 
     Human symbols differ in case only by the ``orf`` of C1orf112, which some sources write in capitals.
     """
@@ -49,6 +52,7 @@ def gene_key(values: pd.Series, kind: GeneIdKind) -> pd.Series:
         text = text.str.replace(r"^(\d+)\.0$", r"\1", regex=True)
     else:
         text = text.str.upper()
+        text = text.mask(text.isin(WORDS_FOR_MISSING))
     return text.astype(object).where(text.notna(), None)
 
 

@@ -57,6 +57,8 @@ SHARED_CAS = ("vindolinine", "dipsacoside B")
 """The first has the CAS number of the second in the supplement."""
 
 DATE_GENE = "SEPT4"
+AMBIGUOUS = "HN1L"
+"""Symbol of the panel's time; an alias or a former symbol of two genes since."""
 
 
 class Series(NamedTuple):
@@ -277,5 +279,10 @@ def _account(dataset: str, biology: Biology, gains: Matrix, wells: pd.DataFrame,
     kept = account.keep("samples", "low total", kept, ~kept["low"])
     kept = account.keep("samples", "positive controls", kept, kept["source_id"] != POSITIVE_CONTROL)
     account.samples = kept.assign(source_dose_uM=kept["dose_uM"], n_cells=None)[list(SAMPLE_COLUMNS)].reset_index(drop=True)
-    account.start("genes", len(panel) * wells["series"].nunique())
+    series = wells["series"].unique()
+    account.start("genes", len(panel) * len(series))
+    n_ambiguous = int((panel["l1000_symbol"] == AMBIGUOUS).sum())
+    for name in series:
+        account.drop("genes", f"an ambiguous symbol ({name})", n_ambiguous)
+    account.drop("genes", "the same genes in every series", (len(series) - 1) * (len(panel) - n_ambiguous))
     return account

@@ -19,7 +19,7 @@ from perturbridge_dagster.sample.account import Account
 from perturbridge_dagster.sample.biology import Biology, simulate
 from perturbridge_dagster.written import write_json
 
-SAMPLE_VERSION = "3"
+SAMPLE_VERSION = "4"
 """Version of what is written. Raise it with every change of content."""
 
 STAMP_FILE = "sample.json"

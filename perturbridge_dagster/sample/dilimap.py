@@ -207,4 +207,7 @@ def _account(dataset: str, biology: Biology, gains: Matrix, wells: pd.DataFrame,
     kept = kept.assign(source_dose_uM=kept["dose_uM"], source_cell_context=CELL_CONTEXT, n_cells=None)
     account.samples = kept[list(SAMPLE_COLUMNS)].reset_index(drop=True)
     account.start("genes", n_files * len(genes()))
+    for number in range(1, n_files + 1):
+        account.drop("genes", f"deprecated without replacement (file {number})", int((~measured).sum()))
+    account.drop("genes", "the same genes in every file", (n_files - 1) * int(measured.sum()))
     return account

@@ -273,4 +273,6 @@ def _account(biology: Biology, gains: Matrix, wells: pd.DataFrame, counts: npt.N
     account.samples = kept[list(SAMPLE_COLUMNS)].reset_index(drop=True)
     account.start("genes", len(features))
     account.drop("genes", "no Ensembl id of their own", int((~features["has_own_id"]).sum()))
+    deprecated = genes()["ensembl_id"].isna().to_numpy()
+    account.drop("genes", "deprecated without replacement", int((deprecated & features["has_own_id"]).sum()))
     return account

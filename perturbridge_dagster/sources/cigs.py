@@ -42,6 +42,7 @@ TIME_H = 24.0
 BLANK = ("BLANK", "RNA")
 """Treatments, in capitals, of wells without cells or without a perturbation."""
 
+NO_TREATMENT = "the metadata say no treatment"
 POSITIVE_CONTROL = "JQ1"
 EXCLUDED_PLATES = ("MCE4_293T_24H_X1", "MCE4_293T_24H_X2", "MCE4_293T_24H_X3")
 """Plates that the authors of CIGS leave out in their own code."""
@@ -129,10 +130,12 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
         n_genes += len(genes)
     everything = pd.concat(series)
     steps.start("samples", len(everything))
-    described = everything[everything["treatment"].notna()]
-    # what nothing describes is no condition
+    described = everything[everything["is_described"]]
+    treated = described[described["treatment"].notna()]
+    # neither what nothing describes nor what has no treatment is a condition
     steps.drop("samples", "no metadata", len(everything) - len(described))
-    kept = filter_samples(described, dataset, steps)
+    steps.drop("samples", NO_TREATMENT, len(described) - len(treated))
+    kept = filter_samples(treated, dataset, steps)
     steps.start("genes", n_genes)
     return NativeSamples(
         _obs(kept, compounds, dataset),
@@ -339,7 +342,7 @@ def _wells(rows: pd.Series, columns: pd.Series) -> pd.Series:
 
 
 def _joined(ids: pd.Index, counts: SpilledRows, described: pd.DataFrame, dataset: str, file: Path) -> pd.DataFrame:
-    """One row a row of counts, with its total, and null where nothing describes it."""
+    """One row a row of counts, with its total and whether it ``is_described``; null where nothing describes it."""
     if not ids.isin(described.index).any():
         raise InputError(
             "no sample of the counts is described.",
@@ -349,7 +352,7 @@ def _joined(ids: pd.Index, counts: SpilledRows, described: pd.DataFrame, dataset
             expected=f"ids as in the workbook of samples: {', '.join(map(str, described.index[:3]))}",
         )
     series = described["series"].iloc[0]
-    joined = described.reindex(ids).assign(series=series, total=counts.totals())
+    joined = described.reindex(ids).assign(series=series, total=counts.totals(), is_described=ids.isin(described.index))
     # ids repeat between series
     return joined.set_axis(series + "." + ids, axis=0)
 

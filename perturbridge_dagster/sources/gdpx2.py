@@ -167,7 +167,7 @@ def _genes(names: pd.Index, file: Path, dataset: str) -> pd.Series:
             expected="one row a gene of the counts",
             advice="Fetch counts and tables of the same release.",
         )
-    # a missing name reads nan in an index, which is another name of SCN11A
+    # a missing name reads nan in an index, and has a rule of its own
     name = text(names.to_series())
     ordered = table[~table.index.duplicated()].reindex(names)
     return first_known(text(ordered["ensembl_gene_id"]), text(ordered["symbol"]), name).reset_index(drop=True)

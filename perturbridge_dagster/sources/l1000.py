@@ -1,16 +1,17 @@
-"""LINCS L1000 Level 3: log2 intensities as GCTX or h5ad, with the tables of GEO beside them or metadata of their own.
+"""LINCS L1000 Level 3: log2 intensities as GCTX, GCT or h5ad, with the tables of GEO beside them or metadata of their own.
 
-Belongs here: the layout of GCTX, the LINCS tables and their words, which wells and genes are kept. Does not belong here: the contract
-(``assemble.py``), identifiers (``identity/``).
+Belongs here: the layout of GCTX and GCT, the LINCS tables and their words, which wells and genes are kept. Does not belong here: the
+contract (``assemble.py``), identifiers (``identity/``).
 
 The published matrix has 1,319,138 wells × 12,328 genes in 49 GB; only the needed wells and the 978 landmark genes are read, in
-contiguous pieces in file order.
+contiguous pieces in file order. A GCT file is text, gene by gene, so that its needed values are held whole: such files hold plates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import anndata as ad
@@ -51,13 +52,18 @@ DONOR_COLUMNS = ("sample_type", "primary_site", "subtype", "donor_age", "donor_s
 GCTX_SYNONYMS = {f"exp_{name}": name for name in ("pert_dose", "pert_dose_unit", "pert_time", "pert_time_unit")}
 """How older GCTX files name columns."""
 
+GCT_NUMBERS = {"#1.2": 2, "#1.3": 4}
+"""First line of a GCT file → how many numbers its second has: genes, samples, and of 1.3 the fields of a gene and of a sample."""
+
 
 @dataclass
 class _Matrix:
-    """What one expression file says apart from its values: where in the file they lie, and metadata of samples and genes in their order."""
+    """What one expression file says apart from its values: metadata of samples and genes in their order, and the path of the values in an
+    HDF5 file; none for GCT.
+    """
 
     file: Path
-    path: str
+    path: str | None
     samples: pd.DataFrame
     genes: pd.DataFrame
 
@@ -104,7 +110,9 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
 
 
 def _matrix(file: Path, dataset: str) -> _Matrix:
-    """Sample and gene metadata of a GCTX or h5ad file."""
+    """Sample and gene metadata of a GCTX, GCT or h5ad file."""
+    if file.suffix == ".gct":
+        return _gct_matrix(file, dataset)
     with open_hdf5(file, dataset) as opened:
         if file.suffix == ".h5ad":
             path = "X"
@@ -151,6 +159,83 @@ def _decoded(column: h5py.Dataset) -> np.ndarray:
         return np.asarray(column.asstr("latin-1"))
 
 
+def _gct_matrix(file: Path, dataset: str) -> _Matrix:
+    """Sample and gene metadata of a GCT file, every line of which is there and whole."""
+    lines = _gct_lines(file)
+    first, sizes, header = (next(lines, (number, [""]))[1] for number in (1, 2, 3))
+    version = first[0].strip()
+    if version not in GCT_NUMBERS:
+        raise InputError(
+            f"the first line is {version[:40]!r}.",
+            dataset=dataset,
+            file=file,
+            expected=f"{' or '.join(GCT_NUMBERS)}, as GCT files begin",
+            advice="Fetch the file again; a GCTX file must end with .gctx.",
+        )
+    words = [word.strip() for word in sizes if word.strip()]
+    if len(words) != GCT_NUMBERS[version] or not all(word.isdecimal() for word in words):
+        raise InputError(
+            f"line 2 is {' '.join(words)[:80]!r}.", dataset=dataset, file=file, expected=f"{GCT_NUMBERS[version]} numbers, as {version} has"
+        )
+    # 1.2 has a description of each gene, and nothing of samples
+    n_genes, n_samples, n_gene_fields, n_sample_fields = (*map(int, words), 1, 0)[:4]
+    width = 1 + n_gene_fields + n_samples
+    _require_width(3, header, width, file, dataset)
+    of_samples: dict[str, list[str | None]] = {}
+    of_genes: list[list[str | None]] = []
+    gene_ids: list[str] = []
+    for number, fields in lines:
+        _require_width(number, fields, width, file, dataset)
+        if len(of_samples) < n_sample_fields:
+            if fields[0] in of_samples:
+                raise InputError("a field of the samples occurs more than once.", dataset=dataset, file=file, column=fields[0])
+            of_samples[fields[0]] = _gct_words(fields[1 + n_gene_fields :])
+        else:
+            gene_ids.append(fields[0])
+            of_genes.append(_gct_words(fields[1 : 1 + n_gene_fields]))
+    if len(of_samples) != n_sample_fields or len(of_genes) != n_genes:
+        raise InputError(
+            f"there are {len(of_samples):,} fields of samples and {len(of_genes):,} genes.",
+            dataset=dataset,
+            file=file,
+            expected=f"{n_sample_fields:,} and {n_genes:,}, as line 2 says; the file may be cut",
+            advice="Compare its size with the source's and fetch it again.",
+        )
+    names = pd.Index(header[1 : 1 + n_gene_fields])
+    require_unique(names.to_series(name="line 3"), "a field of the genes", dataset, file)
+    samples = pd.DataFrame(of_samples, index=pd.Index(header[1 + n_gene_fields :], name="id"))
+    return _Matrix(file, None, samples, pd.DataFrame(of_genes, index=pd.Index(gene_ids, name="id"), columns=names))
+
+
+def _gct_lines(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of each line of a GCT file that is not empty; old files hold a µ in latin-1."""
+    with file.open("rb") as opened:
+        for number, line in enumerate(opened, start=1):
+            try:
+                words = line.decode()
+            except UnicodeDecodeError:
+                words = line.decode("latin-1")
+            if words.strip():
+                yield number, words.rstrip("\r\n").split("\t")
+
+
+def _gct_words(fields: list[str]) -> list[str | None]:
+    """Fields of metadata, missing where GCT says so."""
+    return [None if field in ("na", "NA") else field for field in fields]
+
+
+def _require_width(number: int, fields: list[str], width: int, file: Path, dataset: str) -> None:
+    """Refuse a line of a GCT file that has not as many fields as the second line says."""
+    if len(fields) != width:
+        raise InputError(
+            f"line {number:,} has {len(fields):,} fields.",
+            dataset=dataset,
+            file=file,
+            expected=f"{width:,}, as line 2 says; the file may be cut",
+            advice="Compare its size with the source's and fetch it again.",
+        )
+
+
 def _values(matrix: _Matrix, rows: pd.Series, genes: pd.Series, dataset: str) -> Iterator[np.ndarray]:
     """Blocks of the values of some samples and genes, float32, refused where they are not log2 intensities.
 
@@ -162,21 +247,20 @@ def _values(matrix: _Matrix, rows: pd.Series, genes: pd.Series, dataset: str) ->
         Gene ids, indexed by column of the matrix.
     """
     done = negative = 0
-    with open_hdf5(matrix.file, dataset) as opened:
-        for values in _selected_blocks(opened[matrix.path], rows.to_numpy(), genes.index.to_numpy()):
-            bad = ~np.isfinite(values)
-            if bad.any():
-                row, column = np.argwhere(bad)[0]
-                raise InputError(
-                    f"the value of gene {genes.iloc[column]} is {values[row, column]}.",
-                    dataset=dataset,
-                    file=matrix.file,
-                    rows=[rows.index[done + row]],
-                    expected="a finite log2 intensity",
-                )
-            negative += int((values < 0).sum())
-            done += len(values)
-            yield values.astype(np.float32, copy=False)
+    for values in _blocks(matrix, rows.to_numpy(), genes.index.to_numpy(), dataset):
+        bad = ~np.isfinite(values)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise InputError(
+                f"the value of gene {genes.iloc[column]} is {values[row, column]}.",
+                dataset=dataset,
+                file=matrix.file,
+                rows=[rows.index[done + row]],
+                expected="a finite log2 intensity",
+            )
+        negative += int((values < 0).sum())
+        done += len(values)
+        yield values.astype(np.float32, copy=False)
     if negative > 0.1 * len(rows) * len(genes):
         raise InputError(
             f"{negative / (len(rows) * len(genes)):.0%} of the values are negative.",
@@ -185,6 +269,35 @@ def _values(matrix: _Matrix, rows: pd.Series, genes: pd.Series, dataset: str) ->
             expected="Level 3 log2 intensities, which are not",
             advice="Level 4 and 5 files hold z-scores; use the Level 3 file.",
         )
+
+
+def _blocks(matrix: _Matrix, rows: np.ndarray, columns: np.ndarray, dataset: str) -> Iterator[np.ndarray]:
+    """Dense blocks of the selected rows and columns (both ascending) of a file, in order."""
+    if matrix.path is None:
+        yield _gct_values(matrix, rows, columns, dataset)
+        return
+    with open_hdf5(matrix.file, dataset) as opened:
+        yield from _selected_blocks(opened[matrix.path], rows, columns)
+
+
+def _gct_values(matrix: _Matrix, rows: np.ndarray, columns: np.ndarray, dataset: str) -> np.ndarray:
+    """Values of the selected samples and genes of a GCT file."""
+    values = np.empty((len(rows), len(columns)), np.float32)
+    column_of = {int(gene): column for column, gene in enumerate(columns)}
+    # behind the three lines of the head and the metadata of samples; behind the id and the metadata of the gene
+    n_above, n_before = 3 + matrix.samples.shape[1], 1 + matrix.genes.shape[1]
+    for gene, (number, fields) in enumerate(islice(_gct_lines(matrix.file), n_above, None)):
+        if gene in column_of:
+            try:
+                values[:, column_of[gene]] = np.array([fields[n_before + row] for row in rows], dtype=np.float32)
+            except ValueError as error:
+                raise InputError(
+                    f"a value of line {number:,}, of gene {fields[0]}, cannot be read as a number ({error}).",
+                    dataset=dataset,
+                    file=matrix.file,
+                    expected="a finite log2 intensity",
+                ) from error
+    return values
 
 
 def _selected_blocks(stored: h5py.Dataset | h5py.Group, rows: np.ndarray, columns: np.ndarray) -> Iterator[np.ndarray]:

@@ -39,6 +39,9 @@ from perturbridge_dagster.sources.stored import member, open_hdf5
 HEADER_WORDS = frozenset({"id", "index", "gene", "gene_id", "gene_ids", "gene_name", "gene_short_name", "ensembl_id", "symbol"})
 """Column headers of gene tables; one of them as a gene id is the header row of a table, read as a gene."""
 
+NOTHING_CURATED = "no curated compound and no dose known"
+"""Rule: treated nuclei whose product the counts file names, but not its dose, which the curated table alone has."""
+
 DONOR_COLUMNS = ("tissue", "disease", "development_stage", "sex", "self_reported_ethnicity")
 
 
@@ -68,6 +71,11 @@ def read(dataset: Dataset, files: dict[str, list[Path]]) -> NativeSamples:
             stored, cells, gene_ids, symbols, steps, dataset=dataset.id, counts_file=counts_file, cells_file=cells_file
         )
     steps.lose_conditions(NO_CELLS, cells[list(CONDITION)], samples[list(CONDITION)])
+    kept = (samples["is_control"] | samples["is_curated"].notna()).to_numpy(bool)
+    steps.drop("cells", NOTHING_CURATED, int(samples.loc[~kept, "psbulk_cells"].sum()))
+    steps.drop("samples", NOTHING_CURATED, int((~kept).sum()))
+    steps.lose_conditions(NOTHING_CURATED, samples[list(CONDITION)], samples.loc[kept, list(CONDITION)])
+    samples, values = samples[kept].drop(columns="is_curated"), values[np.flatnonzero(kept)]
     header = gene_ids.str.lower().isin(HEADER_WORDS | {str(name).lower() for name in (genes.index.name, *genes.columns)})
     steps.start("genes", len(gene_ids))
     steps.drop("genes", "column header read as a gene", int(header.sum()))
@@ -104,7 +112,7 @@ def _cells(original: pd.DataFrame, cells_file: Path, dataset: Dataset, counts_fi
         text(original[name]) if name in original else pd.Series(None, index=original.index, dtype=object)
         for name in ("product_name", "catalog_number")
     )
-    compound = text(curated["pert_compound"])
+    compound, dose = text(curated["pert_compound"]), text(curated["pert_dose"])
     name = first_known(product, compound)
     is_control = _is_control(product, compound, dataset, counts_file)
     require_controls(is_control, name.unique(), dataset)
@@ -121,8 +129,10 @@ def _cells(original: pd.DataFrame, cells_file: Path, dataset: Dataset, counts_fi
             "perturbagen": name.mask(is_control, dataset.control.perturbagen),
             "source_perturbagen_id": catalogue,
             "is_control": is_control,
-            "pert_dose_uM": parse_dose_uM(text(curated["pert_dose"])),
+            "pert_dose_uM": parse_dose_uM(dose),
             "pert_time_h": parse_time_h(text(curated["time"]), pd.Series("h", index=curated.index)),
+            # null where unknown, so that a sample has what any of its nuclei has
+            "is_curated": pd.Series(True, index=original.index, dtype=object).where(compound.notna() | dose.notna(), None),
             "n_counts": pd.to_numeric(source_counts, errors="coerce").astype("float64"),
         }
     )

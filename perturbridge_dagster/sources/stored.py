@@ -32,6 +32,10 @@ MAX_VALUES = 20_000_000
 """Most rows and most stored values of a block: about 250 MB of CSR."""
 
 
+class StoredByColumnError(Exception):
+    """Rows were asked of a matrix that is stored by column; :func:`open_hdf5` says so to the user."""
+
+
 @contextmanager
 def open_hdf5(file: Path, dataset: str) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading.
@@ -39,11 +43,20 @@ def open_hdf5(file: Path, dataset: str) -> Iterator[h5py.File]:
     Raises
     ------
     InputError
-        If it cannot be opened, or a read inside the block fails: truncated, damaged, or no HDF5 at all.
+        If it cannot be opened, or a read inside the block fails: truncated, damaged, no HDF5 at all, or stored by column where rows
+        are read.
     """
     try:
         with h5py.File(file, "r") as opened:
             yield opened
+    except StoredByColumnError as error:
+        raise InputError(
+            f"{error} is stored by column (CSC), and is read by row.",
+            dataset=dataset,
+            file=file,
+            expected="compressed rows (CSR), or a dense matrix",
+            advice="Store it by row: adata.X = adata.X.tocsr(), then write the file again.",
+        ) from error
     except OSError as error:
         raise InputError(
             f"the file cannot be read as HDF5: it is truncated, damaged, still compressed, or something else ({error}).",
@@ -245,12 +258,12 @@ def row_blocks(
 
     Raises
     ------
-    ValueError
+    StoredByColumnError
         If the matrix is stored by column.
     """
     matrix = StoredMatrix(stored)
     if matrix.by_column:
-        raise ValueError(f"{stored.name} is stored by column, and has no blocks of rows")
+        raise StoredByColumnError(stored.name)
     for start, stop in matrix.blocks(max_rows, max_values):
         pointer, indices, values = matrix.read(start, stop)
         yield start, sparse.csr_matrix((values, indices, pointer), shape=(stop - start, matrix.shape[1]))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,13 +53,9 @@ def cpc006(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.fixture(scope="module")
 def ljp005(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, StoredEffects]]:
     """55 kinase inhibitors in six doses, one well each: a plate of A375, after 24 hours. Half of them have a PubChem id here."""
-    table = pd.read_csv(real_data / "l1000_ljp005_a375_24h" / "test_l1000.gct", sep="\t", skiprows=2, header=None, index_col=0, dtype=str)
-    samples = pd.DataFrame(table.iloc[1:36, 11:].T.to_numpy(), index=table.iloc[0, 11:].to_numpy(), columns=table.index[1:36])
-    genes = pd.DataFrame(table.iloc[36:, :11].to_numpy(), columns=table.iloc[0, :11].to_numpy())
-    var = pd.DataFrame({"pr_gene_id": genes["pr_gene_id"].to_numpy()}, index=genes["pr_gene_symbol"].to_numpy())
     native = tmp_path_factory.mktemp("ljp005") / "l1000_phase2"
     native.mkdir()
-    ad.AnnData(table.iloc[36:, 11:].T.to_numpy(dtype=np.float32), obs=samples, var=var).write_h5ad(native / "ljp005.h5ad")
+    shutil.copy(real_data / "l1000_ljp005_a375_24h" / "test_l1000.gct", native)
     return effects_of("l1000_phase2", native, native.parent / "effects")
 
 

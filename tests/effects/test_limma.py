@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import anndata as ad
@@ -15,6 +17,7 @@ import pytest
 
 from perturbridge_dagster.effects import EffectTable, estimate_effects
 from perturbridge_dagster.effects.design import build_design
+from perturbridge_dagster.sources import harmonize
 
 COMPOUNDS = ("alpha-1", "beta 2", "β-3", "delta", "epsilon")
 """With a hyphen, a blank and a Greek letter: names that R would change."""
@@ -375,19 +378,9 @@ def _macpie(real_data: Path) -> ad.AnnData:
 
 def _ljp005(real_data: Path) -> ad.AnnData:
     """An L1000 plate of 55 kinase inhibitors in six doses, one well each."""
-    table = pd.read_csv(
-        real_data / "l1000_ljp005_a375_24h" / "test_l1000.gct", sep="\t", skiprows=2, header=None, index_col=0, dtype=str
-    ).T.iloc[11:]
-    control = table["pert_type"] == "ctl_vehicle"
-    return _real_samples(
-        table.iloc[:, 36:].to_numpy(dtype=float),
-        table.columns[36:],
-        perturbagen=table["pert_id"],
-        is_control=control,
-        pert_dose_uM=table["pert_dose"].astype(float).mask(control, 0),
-        pert_time_h=table["pert_time"].astype(float),
-        plate=table["det_plate"],
-    )
+    with TemporaryDirectory() as native:
+        shutil.copy(real_data / "l1000_ljp005_a375_24h" / "test_l1000.gct", native)
+        return harmonize("l1000_phase2", Path(native))
 
 
 def _cpc006_a375(real_data: Path) -> ad.AnnData:
@@ -468,7 +461,7 @@ def test_real_designs_are_what_they_are_here_for(real_data: Path) -> None:
     shapes = {name: (len(design.rows), len(design.contrasts), len(design.plates), design.rank) for name, design in designs.items()}
     assert shapes == {
         "macpie": (308, 162, 1, 83),
-        "ljp005": (377, 351, 1, 352),
+        "ljp005": (354, 328, 1, 329),
         "cpc006_a375": (371, 355, 1, 356),
         "cpc006_ht115": (681, 355, 2, 357),
         "tggates": (1012, 361, 146, 507),

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
+from perturbridge_dagster.contract import DROPPED_GENES, HARMONIZED_VAR, Table
 from perturbridge_dagster.errors import InputError
 from perturbridge_dagster.identity.ask_genes import ids_of_file, main
 from perturbridge_dagster.identity.ensembl import (
@@ -26,6 +28,7 @@ from perturbridge_dagster.identity.ensembl import (
 from perturbridge_dagster.identity.genes import GeneIdentity
 from perturbridge_dagster.identity.snapshot import shipped, with_answers
 from perturbridge_dagster.patience import Pace
+from perturbridge_dagster.written import to_arrow
 from tests.identity.ensembl_double import EnsemblDouble, Trouble, serve
 
 pytestmark = pytest.mark.slow
@@ -208,17 +211,23 @@ def test_a_file_that_is_no_table_of_answers_is_refused(tmp_path: Path) -> None:
         ("ids.txt", f"{CURRENT}\n{RETIRED}\n"),
         ("var.csv", f"symbol,gene_id\nX,{CURRENT}\n,{RETIRED}\n"),
         ("var.tsv", f"ensembl_id\tn\n{CURRENT}\t3\n{RETIRED}\t4\n"),
-        ("dropped_genes.parquet", None),
+        ("list.csv", f"source_gene_id,ensembl_id\n{CURRENT};{RETIRED},{TARGET}\n,{TARGET}\n"),
+        ("dropped_genes.parquet", DROPPED_GENES),
+        ("var.parquet", HARMONIZED_VAR),
     ],
 )
 def test_the_command_asks_the_ids_of_a_file(
-    ensembl: EnsemblDouble, tmp_path: Path, name: str, content: str | None, capsys: pytest.CaptureFixture[str]
+    ensembl: EnsemblDouble, tmp_path: Path, name: str, content: str | Table, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / name
-    if content is None:
-        pd.DataFrame({"source_gene_id": [CURRENT, RETIRED], "reason": "unknown"}).to_parquet(file)
-    else:
+    if isinstance(content, str):
         file.write_text(content)
+    elif content is DROPPED_GENES:
+        lost = pd.DataFrame({"source_gene_id": [CURRENT, RETIRED], "reason": "unknown", "file": "X.h5ad", "rule": "r", "dataset": "d"})
+        pq.write_table(to_arrow(lost.assign(ensembl_id=None, found=None, counts_lost=1), content), file)
+    else:
+        merged = pd.DataFrame({"source_gene_id": [f"{CURRENT};{RETIRED}"], "symbol": "A", "is_merged": True, "ensembl_id": TARGET})
+        pq.write_table(to_arrow(merged, content), file)
     assert ids_of_file(file) == [CURRENT, RETIRED]
     assert main([str(file), "--home", str(tmp_path / "home")]) == 0
     assert "2 ids kept" in capsys.readouterr().out
@@ -232,6 +241,17 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     assert "has no column of gene ids" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([])
+
+
+@pytest.mark.parametrize("ids", [[], ["TP53", "7157"]])
+def test_the_command_asks_nothing_of_files_without_ensembl_ids(
+    ensembl: EnsemblDouble, tmp_path: Path, ids: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pd.DataFrame({"source_gene_id": ids}, dtype=object).to_parquet(tmp_path / "dropped_genes.parquet")
+    assert main([str(tmp_path / "dropped_genes.parquet"), "--home", str(tmp_path)]) == 1
+    assert f"no Ensembl gene id among the {len(ids)} ids of {tmp_path / 'dropped_genes.parquet'}" in capsys.readouterr().err
+    assert ensembl.requests == []
+    assert not (tmp_path / "identity").exists()
 
 
 # ---- used ---------------------------------------------------------------------------------------------------------------------

@@ -51,6 +51,9 @@ from perturbridge_dagster.identity.snapshot import shipped
         ("symbol", "2024-09-07 00:00:00", None, "unknown"),
         ("symbol", None, None, "unknown"),
         ("symbol", "", None, "unknown"),
+        # words for a missing symbol, of which the first two are aliases of XK and SCN11A, too
+        *(("symbol", word, None, "unknown") for word in ("NA", "NaN", "nan", "None", "null", "<NA>")),
+        ("mixed", "NA", None, "unknown"),
     ],
 )
 def test_shipped_answers(kind: str, key: object, ensembl_id: str | None, status: str) -> None:

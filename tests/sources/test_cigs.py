@@ -136,12 +136,25 @@ def test_every_rule_is_recorded_with_its_count(tmp_path: Path) -> None:
     counts.append(["s99", 1, 2, 3, 4])
     assert dropped(harmonize("cigs_mce", write_mce(tmp_path, counts, metadata))) == {
         "no metadata": 1,
+        "the metadata say no treatment": 0,
         "total count of 0": 1,
         "excluded: plate that the authors leave out": 1,
         "blank": 2,
         "low total for its series": 0,
         "positive control JQ1": 1,
     }
+
+
+@pytest.mark.parametrize("nothing", [None, "", -666])
+def test_a_sample_with_metadata_but_without_treatment_has_a_rule_of_its_own(tmp_path: Path, nothing: object) -> None:
+    metadata = mce_metadata()
+    column = metadata[1].index("treatment")
+    row = next(row for row in metadata[2:] if row[column] == "HY-10221")
+    row[column] = nothing
+    samples = harmonize("cigs_mce", write_mce(tmp_path, metadata=metadata))
+    lost = dropped(samples)
+    assert (lost["no metadata"], lost["the metadata say no treatment"]) == (0, 1)
+    assert samples.obs["perturbagen"].tolist().count("Vorinostat") == 1
 
 
 def described(**changes: object) -> pd.DataFrame:

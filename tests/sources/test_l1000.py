@@ -236,6 +236,111 @@ def test_h5ad_files_are_read_dense_and_sparse(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(stored.obs, dense.obs)
 
 
+def gct(values: np.ndarray, samples: pd.DataFrame, genes: pd.DataFrame, version: str = "#1.3") -> str:
+    """A GCT file: metadata of samples (index: id) above, those of genes before the values."""
+    sizes = [len(genes), len(samples), genes.shape[1], samples.shape[1]][: 4 if version == "#1.3" else 2]
+    filler = ["na"] * genes.shape[1]
+    rows = [
+        [version],
+        sizes,
+        ["id", *genes.columns, *samples.index],
+        *([name, *filler, *column] for name, column in samples.items()),
+        *([name, *fields, *column] for name, fields, column in zip(genes.index, genes.to_numpy(), values.T, strict=True)),
+    ]
+    return "".join("\t".join(map(str, row)) + "\n" for row in rows)
+
+
+def with_metadata() -> str:
+    """The wells of :func:`as_h5ad` as GCT 1.3."""
+    table = instances().set_index("inst_id").assign(det_plate="na", canonical_smiles="-666")
+    table.iloc[5, table.columns.get_loc("pert_dose")] = "3"
+    genes = pd.DataFrame({"pr_is_lm": LANDMARK}, index=["PSME1", "DDR1", "CISD1", "SPDEF", "ATF1", "PAX8"])
+    return gct(matrix(), table, genes)
+
+
+@pytest.mark.parametrize(("encoding", "line_end"), [("utf-8", "\n"), ("latin-1", "\r\n")])
+def test_gct_files_with_metadata_are_read_as_h5ad(tmp_path: Path, encoding: str, line_end: str) -> None:
+    expected = harmonize("l1000_phase1", as_h5ad(tmp_path / "h5ad", matrix()))
+    (tmp_path / "gct").mkdir()
+    (tmp_path / "gct" / "level3.gct").write_bytes((with_metadata().replace("\n", line_end) + line_end).encode(encoding))
+    found = harmonize("l1000_phase1", tmp_path / "gct")
+    pd.testing.assert_frame_equal(found.obs, expected.obs)
+    pd.testing.assert_frame_equal(found.var, expected.var)
+    np.testing.assert_array_equal(found.X, expected.X)
+
+
+def test_a_gct_file_without_metadata_is_read_with_the_tables(tmp_path: Path) -> None:
+    (tmp_path / "gctx").mkdir()
+    (tmp_path / "gct").mkdir()
+    expected = harmonize("l1000_phase1", write(tmp_path / "gctx"))
+    (write(tmp_path / "gct") / MATRIX).unlink()
+    wells = pd.DataFrame(index=instances()["inst_id"])
+    written = gct(matrix(), wells, pd.DataFrame({"Description": "a gene"}, index=ENTREZ), "#1.2")
+    # spreadsheets fill the first lines up
+    (tmp_path / "gct" / "level3.gct").write_text(written.replace("#1.2\n6\t12\n", "#1.2\t\t\n6\t12\t\n"))
+    found = harmonize("l1000_phase1", tmp_path / "gct")
+    pd.testing.assert_frame_equal(found.obs, expected.obs)
+    pd.testing.assert_frame_equal(found.var, expected.var)
+    np.testing.assert_array_equal(found.X, expected.X)
+
+
+SIZES = "6\t12\t1\t12"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("#1.3", "\x89HDF", r"the first line is '\\x89HDF'.*#1.2 or #1.3"),
+        ("#1.3", "#1.2", r"line 2 is '6 12 1 12'.*2 numbers, as #1.2 has"),
+        (SIZES, "6\t12", r"line 2 is '6 12'.*4 numbers, as #1.3 has"),
+        (SIZES, "6\t12\t1\t-1", r"line 2 is '6 12 1 -1'"),
+        (SIZES, "6\t13\t1\t12", r"line 3 has 14 fields.*15, as line 2 says"),
+        (SIZES, "6\t12\t2\t12", r"line 3 has 14 fields.*15, as line 2 says"),
+        (SIZES, "7\t12\t1\t12", r"12 fields of samples and 6 genes.*12 and 7, as line 2 says; the file may be cut"),
+        (SIZES, "5\t12\t1\t12", r"12 fields of samples and 6 genes.*12 and 5"),
+        (SIZES, "6\t12\t1\t11", r"11 fields of samples and 7 genes.*11 and 6"),
+        (SIZES, "6\t12\t1\t30", r"18 fields of samples and 0 genes.*30 and 6"),
+        ("cell_id\t", "rna_well\t", r"column rna_well: a field of the samples occurs more than once"),
+        ("\tA375\t", "\t", r"line \d+ has 13 fields"),
+        ("\tA375\t", "\tA375\t\t", r"line \d+ has 15 fields"),
+        ("PSME1\t1\t", "PSME1\t1\t\t", r"line 16 has 15 fields"),
+    ],
+)
+def test_a_gct_file_that_disagrees_with_its_sizes_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    whole = with_metadata()
+    assert old in whole
+    (tmp_path / "level3.gct").write_text(whole.replace(old, new, 1))
+    with pytest.raises(InputError, match=message) as raised:
+        harmonize("l1000_phase1", tmp_path)
+    assert (raised.value.dataset, Path(str(raised.value.file)).name) == ("l1000_phase1", "level3.gct")
+
+
+def test_a_truncated_gct_file_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
+    whole = with_metadata()
+    # in the last field of the last line, a cut cannot be told from a shorter number
+    for kept in range(0, whole.rindex("\t"), 41):
+        (tmp_path / "level3.gct").write_text(whole[:kept])
+        with pytest.raises(InputError):
+            harmonize("l1000_phase1", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("low", r"a value of line 16, of gene PSME1, cannot be read as a number.*'low'"),
+        ("", r"a value of line 16, of gene PSME1, cannot be read as a number"),
+        ("nan", r"rows P1_A375_24H_X1_B1:A01: the value of gene PSME1 is nan"),
+        ("inf", r"the value of gene PSME1 is inf"),
+    ],
+)
+def test_values_of_a_gct_file_that_are_no_numbers_are_refused(tmp_path: Path, value: str, message: str) -> None:
+    whole = with_metadata()
+    before, _, behind = whole.partition("PSME1\t1\t")
+    (tmp_path / "level3.gct").write_text(f"{before}PSME1\t1\t{value}\t{behind.partition(chr(9))[2]}")
+    with pytest.raises(InputError, match=message):
+        harmonize("l1000_phase1", tmp_path)
+
+
 def changed(rows: list[int], **values: object) -> pd.DataFrame:
     table = instances()
     for column, value in values.items():
@@ -396,3 +501,21 @@ def test_real_values_are_those_of_the_file(real: ad.AnnData, real_data: Path) ->
         )
     entrez = a375.var["source_gene_id"].str.split(";").str[0]
     np.testing.assert_array_equal(a375.X, values.loc[a375.obs["well"], entrez].to_numpy())
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_a_real_gct_plate_is_read_as_it_is(real_data: Path, tmp_path: Path) -> None:
+    shutil.copy(real_data / "l1000_ljp005_a375_24h" / "test_l1000.gct", tmp_path)
+    plate = harmonize("l1000_phase2", tmp_path)
+    assert plate.shape == (354, 978)
+    assert plate.obs["is_control"].sum() == 26
+    assert set(plate.obs["plate"]) == {"LJP005_A375_24H_X1_B19"}
+    # the positive controls
+    assert steps_of(plate)["pert_type other than trt_cp and ctl_vehicle"] == (377, 23)
+    doses = plate.obs.loc[plate.obs["perturbagen"] == "roscovitine", "pert_dose_uM"]
+    assert sorted(doses) == [0.04, 0.12, 0.37, 1.11, 3.33, 10.0]
+    wells = plate[plate.obs["well"].isin(["A03", "A04"]).to_numpy()]
+    entrez = wells.var["source_gene_id"].to_numpy()
+    for gene, values in {"5720": (11.3819, 11.3336), "7416": (6.3682, 5.9869), "6676": (4.0280, 4.5830)}.items():
+        np.testing.assert_array_equal(wells.X[:, entrez == gene].ravel(), np.array(values, np.float32))

@@ -58,6 +58,7 @@ def test_other_levels_and_phases_of_l1000_are_left_alone(tmp_path: Path) -> None
         tmp_path,
         "GSE92742_Broad_LINCS_Level3_INF_mlr12k_n10x20.gctx",
         "plate_zs.gctx",
+        "plate_zs.gct",
         "GSE92742_Broad_LINCS_Level5_COMPZ.MODZ_n5x20.gctx",
         "GSE70138_Broad_LINCS_Level3_INF_mlr12k_n10x20.gctx",
         "GSE92742_Broad_LINCS_inst_info.txt.gz",

@@ -42,7 +42,7 @@ def counts_of(table: pd.DataFrame, n_genes: int) -> np.ndarray:
 def write(folder: Path, symbols: list[str], table: pd.DataFrame | None = None, counts: np.ndarray | None = None) -> Path:
     table = samples_table() if table is None else table
     counts = counts_of(table, len(symbols)) if counts is None else counts
-    written = ad.AnnData(sparse.csr_matrix(counts), obs=table, var=pd.DataFrame(index=symbols))
+    written = ad.AnnData(counts if sparse.issparse(counts) else sparse.csr_matrix(counts), obs=table, var=pd.DataFrame(index=symbols))
     written.uns["single_cell_obs"] = table[["well"]]
     written.write_h5ad(folder / FILE)
     return folder
@@ -97,6 +97,12 @@ def test_positive_controls_and_unknown_symbols_are_dropped(tmp_path: Path, symbo
         "no current Ensembl id": (50, 2),
         "several source genes on one Ensembl id": (48, 0),
     }
+
+
+def test_a_matrix_stored_by_gene_is_refused_with_what_to_do(tmp_path: Path, symbols: list[str]) -> None:
+    by_gene = sparse.csc_matrix(counts_of(samples_table(), len(symbols)))
+    with pytest.raises(InputError, match=rf"dataset op3; file .*{FILE}: /X is stored by column \(CSC\).*tocsr"):
+        harmonize("op3", write(tmp_path, symbols, counts=by_gene))
 
 
 def test_a_flag_written_as_text_is_read(tmp_path: Path, symbols: list[str]) -> None:

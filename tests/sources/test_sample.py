@@ -71,10 +71,11 @@ def test_the_compounds_are_those_of_the_truth(harmonized: tuple[str, ad.AnnData,
 def test_the_reconciliation_is_that_of_the_truth(harmonized: tuple[str, ad.AnnData, pd.DataFrame, pd.DataFrame]) -> None:
     _, samples, _, truth = harmonized
     steps = samples.uns["reconciliation"]
-    for axis in ("cells", "samples"):
+    for axis in ("cells", "samples", "genes"):
         # a rule that drops nothing need not be in both
         own, true = (table[(table["axis"] == axis) & (table["n_dropped"] > 0)]["n_dropped"].tolist() for table in (steps, truth))
         assert own == true
+        assert axis == "cells" or truth.loc[truth["axis"] == axis, "n_out"].iloc[-1] == samples.shape[axis == "genes"]
     for _, of_axis in steps.groupby("axis"):
         assert (of_axis["n_in"] - of_axis["n_dropped"] == of_axis["n_out"]).all()
         assert (of_axis["n_in"].to_numpy()[1:] == of_axis["n_out"].to_numpy()[:-1]).all()

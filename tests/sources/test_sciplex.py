@@ -106,6 +106,7 @@ def test_every_rule_is_recorded_with_its_count(tmp_path: Path, genes: pd.DataFra
         "no value of one of plate, well, perturbagen, source_cell_context": (10, 2),
         "log-normalized MALAT1 below 3.5": (8, 1),
         "cells of one plate, well, perturbagen, source_cell_context summed to a sample": (7, 3),
+        "no curated compound and no dose known": (4, 0),
         "column header read as a gene": (300, 0),
         "no current Ensembl id": (300, 0),
         "several source genes on one Ensembl id": (300, 0),
@@ -132,6 +133,24 @@ def test_cells_that_the_curators_do_not_know_are_dropped(tmp_path: Path, genes: 
     samples = harmonize("sciplex", write(tmp_path, cells, counts, genes, curated=curated[::-1]))
     assert steps_of(samples)["no value of one of plate, well, perturbagen, source_cell_context"] == (12, 2)
     assert samples.obs["psbulk_cells"].tolist() == [3, 3, 2, 2]
+
+
+def test_nuclei_without_curated_compound_and_dose_are_dropped_unless_their_sample_has_a_dose(tmp_path: Path, genes: pd.DataFrame) -> None:
+    cells = edited(cells_table(), slice(9, 12), pert_compound=None, pert_dose=None)
+    # of this sample, another nucleus has the dose
+    cells = edited(cells, slice(3, 4), pert_compound=None, pert_dose=None)
+    # a vehicle needs none
+    cells = edited(cells, slice(0, 3), pert_compound=None)
+    samples = harmonize("sciplex", write(tmp_path, cells, counts_of(cells, 300), genes))
+    steps = samples.uns["reconciliation"].set_index(["axis", "rule"])[["n_in", "n_dropped"]]
+    rule = "no curated compound and no dose known"
+    assert {axis: tuple(steps.loc[(axis, rule)]) for axis in ("cells", "samples", "conditions")} == {
+        "cells": (12, 3),
+        "samples": (4, 1),
+        "conditions": (4, 1),
+    }
+    assert dict(zip(samples.obs["perturbagen"], samples.obs["psbulk_cells"], strict=True)) == {"DMSO": 3, "Panobinostat (LBH589)": 3}
+    assert samples.obs["psbulk_counts"].tolist() == samples.X.sum(axis=1).A1.tolist()
 
 
 def test_symbols_come_from_the_gene_table_where_the_counts_have_none(tmp_path: Path, genes: pd.DataFrame) -> None:
@@ -170,6 +189,9 @@ def edited(cells: pd.DataFrame, rows: slice, **values: object) -> pd.DataFrame:
         (slice(0, None), {"product_name": "Mock", "pert_compound": "mock"}, r"no vehicle control found among Mock.*product_name Vehicle"),
         (slice(0, 3), {"product_name": "Mock", "pert_compound": "mock", "pert_dose": "0.0nM"}, r"without vehicle controls.*"),
         (slice(0, 1), {"pert_compound": "panobinostat"}, r"rows cell0: product_name and pert_compound disagree"),
+        # a dose that is not understood, or missing beside a curated compound, is a mistake of the table
+        (slice(3, 6), {"pert_dose": None}, r"column pert_dose_uM; rows plate1 plate1_C7 Panobinostat \(LBH589\) A549"),
+        (slice(3, 6), {"pert_dose": "ten", "pert_compound": None}, r"column pert_dose_uM; rows plate1 plate1_C7"),
         (slice(3, 6), {"pert_dose": "ten"}, r"column pert_dose_uM; rows plate1 plate1_C7 Panobinostat \(LBH589\) A549"),
         (slice(3, 4), {"pert_dose": "100.0nM"}, r"column pert_dose_uM.*differ"),
         (slice(0, None), {"time": np.nan}, r"column pert_time_h"),
