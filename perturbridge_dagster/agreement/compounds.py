@@ -6,18 +6,16 @@ compounds, which goes by ``pubchem_cid`` alone, or how structures are found (``p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from perturbridge_dagster.agreement.keys import clean_text, compound_keys
-from perturbridge_dagster.agreement.signatures import StratumEffects
+from perturbridge_dagster.agreement.signatures import Relabelled, StratumEffects
 
 CompoundKey = Literal["pubchem_cid", "parent_key"]
 """What makes two compounds one: their PubChem id, or the key of their parent structure, so that salts and the free base are one."""
@@ -67,25 +65,6 @@ def with_ids(table: pd.DataFrame, ids: pd.Series[int]) -> pd.DataFrame:
     return table.assign(pubchem_cid=found if found.hasnans else found.astype("int64"))
 
 
-@dataclass(frozen=True)
-class _Renamed:
-    """Effects whose contrasts carry other ids."""
-
-    effects: StratumEffects
-    contrasts: pd.DataFrame
-
-    @property
-    def genes(self) -> pd.DataFrame:
-        """As they are."""
-        return self.effects.genes
-
-    def dense(
-        self, layers: Sequence[str], contrasts: NDArray[np.int64] | None = None, genes: NDArray[np.int64] | None = None
-    ) -> dict[str, NDArray[np.float32]]:
-        """As they are."""
-        return self.effects.dense(layers, contrasts, genes)
-
-
 def one_compound_each(datasets: Datasets, compound: CompoundKey) -> tuple[dict[str, dict[str, StratumEffects]], pd.Series[int]]:
     """Effects of datasets that are compared, in which what counts as one compound has one PubChem id.
 
@@ -108,7 +87,7 @@ def one_compound_each(datasets: Datasets, compound: CompoundKey) -> tuple[dict[s
     if ids.empty:
         return {dataset: dict(strata) for dataset, strata in datasets.items()}, ids
     renamed: dict[str, dict[str, StratumEffects]] = {
-        dataset: {name: _Renamed(effects, with_ids(effects.contrasts, ids)) for name, effects in strata.items()}
+        dataset: {name: Relabelled(effects, with_ids(effects.contrasts, ids)) for name, effects in strata.items()}
         for dataset, strata in datasets.items()
     }
     return renamed, ids

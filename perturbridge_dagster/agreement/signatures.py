@@ -1,12 +1,13 @@
 """Signatures: what this stage reads of the effects of a stratum.
 
-Belongs here: the form of effects that the stage asks for, and reading them in blocks. Does not belong here: how effects are stored
-(``effects/storage.py``).
+Belongs here: the form of effects that the stage asks for, with other labels too, and reading them in blocks. Does not belong here: how
+effects are stored (``effects/storage.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,25 @@ class StratumEffects(Protocol):
         self, layers: Sequence[str], contrasts: NDArray[np.int64] | None = None, genes: NDArray[np.int64] | None = None
     ) -> dict[str, NDArray[np.float32]]:
         """Layers by name, shape (contrasts, genes), at positions in any order, repeated or not; NaN where null."""
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """Effects of which the contrasts say something else; their values and genes are as they are."""
+
+    effects: StratumEffects
+    contrasts: pd.DataFrame
+
+    @property
+    def genes(self) -> pd.DataFrame:
+        """Table GENES of the contract."""
+        return self.effects.genes
+
+    def dense(
+        self, layers: Sequence[str], contrasts: NDArray[np.int64] | None = None, genes: NDArray[np.int64] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Layers of the effects."""
+        return self.effects.dense(layers, contrasts, genes)
 
 
 def stratum_named(strata: Mapping[str, StratumEffects], name: str, dataset: str) -> StratumEffects:

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 from scipy import sparse
@@ -212,7 +211,7 @@ def _h5ad(file: Path, screen: Screen, dataset: str) -> tuple[sparse.csr_matrix, 
                     expected=f"one of {', '.join(layers)}" if len(layers) else "no layer, and counts in X",
                 )
             stored = layers[screen.counts.layer]
-        blocks = [block for _, block in row_blocks(_by_rows(stored, file, dataset))]
+        blocks = [block for _, block in row_blocks(stored)]
     if not blocks:
         raise InputError("the count matrix has no rows.", dataset=dataset, file=file)
     own = with_row_names(obs, dataset, file).apply(text)
@@ -250,16 +249,3 @@ def with_row_names(table: pd.DataFrame, dataset: str, file: Path) -> pd.DataFram
                 expected="one of the two under another name",
             )
     return own
-
-
-def _by_rows(stored: h5py.Dataset | h5py.Group, file: Path, dataset: str) -> h5py.Dataset | h5py.Group:
-    """A stored matrix, refused if it is stored by columns."""
-    if isinstance(stored, h5py.Group) and stored.attrs.get("encoding-type") == "csc_matrix":
-        raise InputError(
-            "the count matrix is stored by columns (CSC).",
-            dataset=dataset,
-            file=file,
-            expected="rows (CSR) or a dense matrix",
-            advice="Save it again with samples.X = samples.X.tocsr().",
-        )
-    return stored

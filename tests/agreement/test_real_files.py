@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
 
 from perturbridge_dagster.agreement.matching import match_strata
 from perturbridge_dagster.agreement.replicate_retrieval import retrieve_replicates
 from perturbridge_dagster.agreement.replicates import score_replicates
 from perturbridge_dagster.agreement.retrieval import retrieve
 from perturbridge_dagster.agreement.retrieval_summary import replicate_retrieval_summary, retrieval_pair
-from perturbridge_dagster.agreement.signatures import StratumEffects
+from perturbridge_dagster.agreement.signatures import Relabelled, StratumEffects
 from perturbridge_dagster.effects import estimate_effects, split_strata
 from perturbridge_dagster.effects.storage import StoredEffects, open_effects, write_effects
 from perturbridge_dagster.sources import harmonize
@@ -59,31 +56,15 @@ def ljp005(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return effects_of("l1000_phase2", native, native.parent / "effects")
 
 
-@dataclass
-class OtherContext:
+def in_either(effects: StratumEffects, shift: int = 0) -> StratumEffects:
     """Effects under the name of another cell context, so that they match; with compounds dealt anew if asked."""
-
-    effects: StratumEffects
-    shift: int = 0
-
-    @property
-    def contrasts(self) -> pd.DataFrame:
-        contrasts = self.effects.contrasts.assign(cell_type="either")
-        return contrasts.assign(pubchem_cid=np.roll(contrasts["pubchem_cid"], self.shift)) if self.shift else contrasts
-
-    @property
-    def genes(self) -> pd.DataFrame:
-        return self.effects.genes
-
-    def dense(
-        self, layers: Sequence[str], contrasts: NDArray[np.int64] | None = None, genes: NDArray[np.int64] | None = None
-    ) -> dict[str, NDArray[np.float32]]:
-        return self.effects.dense(layers, contrasts, genes)
+    contrasts = effects.contrasts.assign(cell_type="either", pubchem_cid=np.roll(effects.contrasts["pubchem_cid"], shift))
+    return Relabelled(effects, contrasts)
 
 
 def between_contexts(cpc006: dict[str, dict[str, StoredEffects]], shift: int) -> pd.DataFrame:
     """Retrieval of A375 and HT115 in each other."""
-    sides = {"either": OtherContext(cpc006["grouped"][A375])}, {"either": OtherContext(cpc006["grouped"][HT115], shift)}
+    sides = {"either": in_either(cpc006["grouped"][A375])}, {"either": in_either(cpc006["grouped"][HT115], shift)}
     queries = retrieve(match_strata(*sides, A375, HT115), *sides, representations=["logFC"]).queries
     pair = retrieval_pair(queries, n_resamples=500).set_index(["similarity", "positives"])
     return pair.xs("matched_condition", level="positives")

@@ -20,7 +20,7 @@ from scipy.stats import hypergeom, kstest, spearmanr
 from perturbridge_dagster.agreement.matching import match_strata
 from perturbridge_dagster.agreement.retrieval import retrieve
 from perturbridge_dagster.agreement.scoring import Scored, score_matched
-from perturbridge_dagster.agreement.signatures import StratumEffects
+from perturbridge_dagster.agreement.signatures import Relabelled, StratumEffects
 from perturbridge_dagster.agreement.strength import agreement_strength
 from perturbridge_dagster.contract import METRIC_NAMES
 from perturbridge_dagster.effects import estimate_effects, split_strata
@@ -43,23 +43,6 @@ DOSE_AND_TIME = ["pert_time_h", "pert_dose_uM"]
 LABEL = ["pubchem_cid", "parent_key", "pert_dose_uM"]
 
 Strata = Mapping[str, StratumEffects]
-
-
-@dataclass
-class Relabelled:
-    """Effects whose contrasts say something else of themselves."""
-
-    effects: StratumEffects
-    contrasts: pd.DataFrame
-
-    @property
-    def genes(self) -> pd.DataFrame:
-        return self.effects.genes
-
-    def dense(
-        self, layers: Sequence[str], contrasts: NDArray[np.int64] | None = None, genes: NDArray[np.int64] | None = None
-    ) -> dict[str, NDArray[np.float32]]:
-        return self.effects.dense(layers, contrasts, genes)
 
 
 @dataclass

@@ -315,6 +315,17 @@ def test_a_column_of_the_sheet_that_occurs_twice_is_refused(form: str, screen: P
     assert "rows Dose: a column of the sample sheet occurs more than once" in message
 
 
+def test_an_h5ad_that_is_stored_by_gene_is_refused(
+    screen: Path, sheet: pd.DataFrame, counts: pd.DataFrame, description: Description
+) -> None:
+    by_gene = sparse.csc_matrix(counts.T.to_numpy(np.float32))
+    ad.AnnData(by_gene, sheet.set_index("Barcode"), pd.DataFrame(index=counts.index)).write_h5ad(screen.parent / "counts.h5ad")
+    description["counts"]["file"] = "counts.h5ad"
+    message = refused(describe(screen.parent, description))
+    assert "counts.h5ad: /X is stored by column (CSC), and is read by row." in message
+    assert "adata.X.tocsr()" in message
+
+
 @pytest.mark.parametrize("name", ["counts.csv", "layout.csv"])
 def test_lines_that_end_in_a_separator_are_refused(name: str, screen: Path) -> None:
     """pandas takes the first of their fields for the name of the row, and each other for that of the column before it."""

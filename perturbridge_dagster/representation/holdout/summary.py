@@ -239,15 +239,15 @@ def _joined(paragraphs: Sequence[str]) -> str:
 
 
 def _table(
-    cells: Mapping[tuple[str, str], str], predictors: Sequence[str], best: Mapping[str, str], more: Mapping[str, str] | None = None
+    cells: Mapping[tuple[str, str], str], predictors: Sequence[str], best: Mapping[str, str], by_chance: Mapping[str, str] | None = None
 ) -> str:
-    """A line a dataset, a column a predictor, the best in bold; and a last column, where there are more words of each dataset."""
+    """A line a dataset, a column a predictor, the best in bold; and a last column, where it is known what chance gives."""
     rows = []
     for dataset in dict.fromkeys(name for name, _ in cells):
         shown = [cells.get((dataset, name), "") for name in predictors]
         bold = [f"**{cell}**" if name == best.get(dataset) else cell for name, cell in zip(predictors, shown, strict=True)]
-        rows.append((dataset, *bold, *([more[dataset]] if more else [])))
-    return markdown_table(("dataset", *(name.replace("_", " ") for name in predictors), *(["by chance"] if more else [])), rows)
+        rows.append((dataset, *bold, *([by_chance[dataset]] if by_chance else [])))
+    return markdown_table(("dataset", *(name.replace("_", " ") for name in predictors), *(["by chance"] if by_chance else [])), rows)
 
 
 def _profile_lines(profiles: pd.DataFrame, predictors: Sequence[str]) -> list[str]:
